@@ -1,0 +1,174 @@
+//! Events as clients see them: with task ids instead of indices.
+
+use std::sync::Arc;
+
+use super::{duration, execution, timestamp};
+use crate::{
+    engine::read::{ReadError, Reads},
+    machine::{
+        ids::{ExecutionId, TaskIndex},
+        message::{Event, ExecutionEnd, Recorded, TaskEnd, Waited, WorkflowChange},
+        workflow::Definition,
+    },
+    proto::v1::{self, event::Kind},
+};
+
+/// Turns events into what clients see. It remembers the definition of the execution that it saw last.
+pub struct EventRenderer {
+    reads: Reads,
+    last: Option<(ExecutionId, Arc<Definition>)>,
+}
+
+impl EventRenderer {
+    /// A renderer that reads definitions here.
+    pub fn new(reads: Reads) -> Self {
+        Self { reads, last: None }
+    }
+
+    /// An event as clients see it.
+    ///
+    /// # Errors
+    /// Where its definition cannot be read.
+    pub fn render(&mut self, recorded: &Recorded) -> Result<v1::Event, ReadError> {
+        let definition = match recorded.execution {
+            Some(id) => Some(self.definition(id, recorded)?),
+            None => None,
+        };
+        let name = |task: TaskIndex| definition.as_ref().map_or_else(String::new, |d| d.task(task).id.clone());
+        let (task, attempt) = subject(&recorded.event);
+        let kind = match (&recorded.event, recorded.execution) {
+            (Event::ExecutionEnded { end: ExecutionEnd::Failed }, Some(id)) => {
+                Kind::ExecutionFailed(v1::ExecutionFailed { error: self.first_failure(id, recorded, &name)? })
+            }
+            (event, _) => kind_of(event, recorded, &name),
+        };
+        Ok(v1::Event {
+            revision: recorded.revision,
+            time: Some(timestamp(recorded.time)),
+            workflow_id: recorded.workflow.as_str().into(),
+            execution_id: recorded.execution.map(|id| id.to_string()).unwrap_or_default(),
+            task_id: task.map(name).unwrap_or_default(),
+            attempt,
+            actor: recorded.actor.as_str().into(),
+            kind: Some(kind),
+        })
+    }
+
+    fn definition(&mut self, id: ExecutionId, recorded: &Recorded) -> Result<Arc<Definition>, ReadError> {
+        if let Some((last, definition)) = &self.last
+            && *last == id
+        {
+            return Ok(Arc::clone(definition));
+        }
+        let version = match &recorded.event {
+            Event::ExecutionStarted { version, .. } => *version,
+            _ => {
+                let summary = self.reads.summary(id)?;
+                summary.ok_or_else(|| ReadError::Missing(format!("execution {id}")))?.version
+            }
+        };
+        let definition = self.reads.definition(&recorded.workflow, version)?;
+        self.last = Some((id, Arc::clone(&definition)));
+        Ok(definition)
+    }
+
+    fn first_failure(
+        &self,
+        id: ExecutionId,
+        recorded: &Recorded,
+        name: &dyn Fn(TaskIndex) -> String,
+    ) -> Result<Option<v1::ExecutionError>, ReadError> {
+        let failure = self.reads.summary(id)?.and_then(|summary| summary.first_failure);
+        let Some((task, revision)) = failure.filter(|(_, revision)| *revision < recorded.revision) else {
+            return Ok(None);
+        };
+        let failure = self.reads.event_at(id, revision)?;
+        Ok(failure.and_then(|failure| execution::failure_of(&name(task), &failure)))
+    }
+}
+
+fn subject(event: &Event) -> (Option<TaskIndex>, u32) {
+    match event {
+        Event::TaskStarted { task, attempt, .. }
+        | Event::TaskSpawned { task, attempt, .. }
+        | Event::TaskTimeoutReached { task, attempt, .. }
+        | Event::TaskEnded { task, attempt, .. } => (Some(*task), *attempt),
+        Event::TasksBlocked { cause, .. } => (Some(*cause), 0),
+        _ => (None, 0),
+    }
+}
+
+fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> String) -> Kind {
+    match event {
+        Event::WorkflowChanged { change, version, .. } => match change {
+            WorkflowChange::Created => Kind::WorkflowCreated(v1::WorkflowCreated { version: *version }),
+            WorkflowChange::Updated => Kind::WorkflowUpdated(v1::WorkflowUpdated { version: *version }),
+            WorkflowChange::Deleted => Kind::WorkflowDeleted(v1::WorkflowDeleted { version: *version }),
+        },
+        Event::ExecutionStarted { version, task_count, labels, .. } => Kind::ExecutionStarted(v1::ExecutionStarted {
+            workflow_version: *version,
+            task_count: *task_count,
+            labels: labels.clone().into_iter().collect(),
+            trigger: v1::ExecutionTrigger::Manual as i32,
+        }),
+        Event::ExecutionPaused => Kind::ExecutionPaused(v1::ExecutionPaused {}),
+        Event::ExecutionResumed => Kind::ExecutionResumed(v1::ExecutionResumed {}),
+        Event::ExecutionCancelRequested { running } => {
+            Kind::ExecutionCancelRequested(v1::ExecutionCancelRequested { running_tasks: *running })
+        }
+        Event::ExecutionEnded { end } => match end {
+            ExecutionEnd::Completed => Kind::ExecutionCompleted(v1::ExecutionCompleted {}),
+            ExecutionEnd::Failed => Kind::ExecutionFailed(v1::ExecutionFailed { error: None }),
+            ExecutionEnd::Cancelled => Kind::ExecutionCancelled(v1::ExecutionCancelled {}),
+        },
+        Event::TaskStarted { ready_at, queued_at, waited: times, .. } => Kind::TaskStarted(v1::TaskStarted {
+            ready_at: Some(timestamp(*ready_at)),
+            queued_at: Some(timestamp(*queued_at)),
+            waited: waited(times),
+        }),
+        Event::TaskSpawned { process, .. } => Kind::TaskSpawned(v1::TaskSpawned {
+            pid: process.pid,
+            start_time: process.start_time,
+            boot_id: process.boot_id.to_string(),
+        }),
+        Event::TaskTimeoutReached { timeout_micros, .. } => {
+            Kind::TaskTimeoutReached(v1::TaskTimeoutReached { timeout: Some(duration(*timeout_micros)) })
+        }
+        Event::TaskEnded { end, .. } => ended(*end, recorded),
+        Event::TasksBlocked { tasks, cause } => Kind::TasksBlocked(v1::TasksBlocked {
+            task_ids: tasks.iter().map(|task| name(*task)).collect(),
+            cause_task_id: name(*cause),
+        }),
+        Event::TasksCancelled { tasks } => {
+            Kind::TasksCancelled(v1::TasksCancelled { task_ids: tasks.iter().map(|task| name(*task)).collect() })
+        }
+    }
+}
+
+fn ended(end: TaskEnd, recorded: &Recorded) -> Kind {
+    let result = execution::attempt_of(recorded);
+    let Event::TaskEnded { result: details, .. } = &recorded.event else {
+        return Kind::TaskFailed(v1::TaskFailed { result });
+    };
+    match end {
+        TaskEnd::Completed => Kind::TaskCompleted(v1::TaskCompleted {
+            result,
+            output_size: details.output.as_ref().map_or(0, |output| output.size),
+        }),
+        TaskEnd::Failed => Kind::TaskFailed(v1::TaskFailed { result }),
+        TaskEnd::TimedOut => Kind::TaskTimedOut(v1::TaskTimedOut { result }),
+        TaskEnd::Cancelled => Kind::TaskCancelled(v1::TaskCancelled { result }),
+        TaskEnd::Interrupted => {
+            let reason = details.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+            Kind::TaskInterrupted(v1::TaskInterrupted { reason, result })
+        }
+    }
+}
+
+fn waited(times: &Waited) -> Vec<v1::WaitedTime> {
+    [("dependency", times.dependency), ("pause", times.pause), ("limit", times.limit)]
+        .into_iter()
+        .filter(|(_, micros)| *micros > 0)
+        .map(|(cause, micros)| v1::WaitedTime { cause: cause.into(), duration: Some(duration(micros)) })
+        .collect()
+}

@@ -1,0 +1,326 @@
+//! Executions, tasks and attempts as clients see them.
+
+use std::collections::BTreeMap;
+
+use super::{definition::status, duration, timestamp};
+use crate::{
+    engine::read::{ReadError, Reads},
+    machine::{
+        execution::{Execution, ExecutionStatus},
+        ids::{ExecutionId, TaskIndex},
+        message::{AttemptResult, Event, Output, Recorded, TaskEnd, TaskError, Trigger},
+        progress::Counts,
+        task::{TaskState, TaskStatus, remedy},
+    },
+    proto::v1,
+    store::layout::Summary,
+};
+
+/// Tasks up to which an execution shows them all.
+pub const SHOWN_TASKS: usize = 1_000;
+
+/// An execution with its tasks, or with their counts alone where there are too many.
+///
+/// # Errors
+/// Where the store cannot be read; so for all below.
+pub fn whole(execution: &Execution, reads: &Reads) -> Result<v1::WorkflowExecution, ReadError> {
+    let mut shown = without_tasks(execution, reads)?;
+    if execution.tasks.len() <= SHOWN_TASKS {
+        let ends = Ends::read(execution.id, reads)?;
+        shown.tasks = (0..).zip(&execution.tasks).map(|(task, _)| one_task(execution, task, &ends)).collect();
+    }
+    Ok(shown)
+}
+
+/// An execution without its tasks.
+pub fn without_tasks(execution: &Execution, reads: &Reads) -> Result<v1::WorkflowExecution, ReadError> {
+    let mut shown = summarised(
+        &Summary {
+            id: execution.id,
+            workflow: execution.workflow.clone(),
+            version: execution.version,
+            status: execution.status,
+            trigger: execution.trigger,
+            created_by: execution.created_by.clone(),
+            labels: execution.labels.clone(),
+            started_at: execution.started_at,
+            cancel_requested_at: execution.cancel_requested_at,
+            ended_at: execution.ended_at,
+            counts: execution.counts.clone(),
+            first_failure: execution.first_failure,
+            revision: execution.revision,
+        },
+        None,
+    );
+    if execution.status == ExecutionStatus::Failed
+        && let Some((task, revision)) = execution.first_failure
+    {
+        let failure = reads.event_at(execution.id, revision)?;
+        shown.error = failure.and_then(|recorded| failure_of(&execution.definition.task(task).id, &recorded));
+    }
+    Ok(shown)
+}
+
+/// An execution as lists show it.
+pub fn summarised(summary: &Summary, error: Option<v1::ExecutionError>) -> v1::WorkflowExecution {
+    v1::WorkflowExecution {
+        id: summary.id.to_string(),
+        workflow_id: summary.workflow.as_str().into(),
+        workflow_version: summary.version,
+        status: status(summary.status) as i32,
+        cancel_requested_at: summary.cancel_requested_at.map(timestamp),
+        trigger: match summary.trigger {
+            Trigger::Manual => v1::ExecutionTrigger::Manual,
+        } as i32,
+        progress: summary.counts.percent(summary.status.is_terminal()),
+        created_at: Some(timestamp(summary.started_at)),
+        started_at: Some(timestamp(summary.started_at)),
+        completed_at: summary.ended_at.map(timestamp),
+        error,
+        labels: summary.labels.clone().into_iter().collect(),
+        task_counts: Some(counts(&summary.counts)),
+        revision: summary.revision,
+        created_by: summary.created_by.as_str().into(),
+        ..v1::WorkflowExecution::default()
+    }
+}
+
+/// Counts as clients see them.
+pub fn counts(counts: &Counts) -> v1::TaskCounts {
+    let of = |status| counts.of(status);
+    v1::TaskCounts {
+        total: counts.total(),
+        pending: of(TaskStatus::Pending),
+        waiting: of(TaskStatus::Waiting),
+        queued: of(TaskStatus::Queued),
+        running: of(TaskStatus::Running),
+        retrying: of(TaskStatus::Retrying),
+        completed: of(TaskStatus::Completed),
+        failed: of(TaskStatus::Failed),
+        timed_out: of(TaskStatus::TimedOut),
+        skipped: of(TaskStatus::Skipped),
+        blocked: of(TaskStatus::Blocked),
+        cancelled: of(TaskStatus::Cancelled),
+    }
+}
+
+/// A task's status as clients see it: the numbers are the same.
+pub fn task_status(status: TaskStatus) -> v1::TaskStatus {
+    match status {
+        TaskStatus::Pending => v1::TaskStatus::Pending,
+        TaskStatus::Waiting => v1::TaskStatus::Waiting,
+        TaskStatus::Queued => v1::TaskStatus::Queued,
+        TaskStatus::Running => v1::TaskStatus::Running,
+        TaskStatus::Retrying => v1::TaskStatus::Retrying,
+        TaskStatus::Completed => v1::TaskStatus::Completed,
+        TaskStatus::Failed => v1::TaskStatus::Failed,
+        TaskStatus::TimedOut => v1::TaskStatus::TimedOut,
+        TaskStatus::Skipped => v1::TaskStatus::Skipped,
+        TaskStatus::Blocked => v1::TaskStatus::Blocked,
+        TaskStatus::Cancelled => v1::TaskStatus::Cancelled,
+    }
+}
+
+/// The ended attempts of some tasks, in order.
+#[derive(Default)]
+pub struct Ends(BTreeMap<TaskIndex, Vec<Recorded>>);
+
+impl Ends {
+    /// Of all tasks of an execution.
+    pub fn read(id: ExecutionId, reads: &Reads) -> Result<Self, ReadError> {
+        let mut ends = Self::default();
+        let mut after = 0;
+        loop {
+            let events = reads.events(id, after, 1_024)?;
+            let Some(last) = events.last() else { return Ok(ends) };
+            after = last.revision;
+            for recorded in events {
+                if let Event::TaskEnded { task, .. } = &recorded.event {
+                    ends.0.entry(*task).or_default().push(recorded);
+                }
+            }
+        }
+    }
+
+    /// Of one task, following its ends backwards: it costs as much as the task has attempts.
+    pub fn read_one(&mut self, execution: &Execution, task: TaskIndex, reads: &Reads) -> Result<(), ReadError> {
+        let mut found = Vec::new();
+        let mut revision = execution.tasks[task as usize].last_end;
+        while revision != 0 {
+            let Some(recorded) = reads.event_at(execution.id, revision)? else { break };
+            let Event::TaskEnded { result, .. } = &recorded.event else { break };
+            revision = result.previous;
+            found.push(recorded);
+        }
+        found.reverse();
+        self.0.insert(task, found);
+        Ok(())
+    }
+
+    fn of(&self, task: TaskIndex) -> &[Recorded] {
+        self.0.get(&task).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A task as it stands in an execution.
+pub fn one_task(execution: &Execution, task: TaskIndex, ends: &Ends) -> v1::TaskExecution {
+    let definition = &execution.definition;
+    let (spec, state, graph) = (definition.task(task), &execution.tasks[task as usize], definition.graph());
+    let name = |index: &TaskIndex| definition.task(*index).id.clone();
+    let ended = ends.of(task);
+    let mut attempts: Vec<v1::TaskAttempt> = ended.iter().filter_map(attempt_of).collect();
+    if state.status == TaskStatus::Running {
+        attempts.push(running_attempt(state));
+    }
+    let (output, output_size) = output_of(ended.last());
+    v1::TaskExecution {
+        task_id: spec.id.clone(),
+        agent_id: spec.agent_id.clone(),
+        status: task_status(state.status) as i32,
+        progress: if state.status.is_terminal() { 100 } else { 0 },
+        created_at: Some(timestamp(execution.started_at)),
+        started_at: state.started_at.map(timestamp),
+        completed_at: state.completed_at.map(timestamp),
+        error: task_error(state, ended.last(), state.blocked_by.as_ref().map(name).as_deref()),
+        attempts,
+        output: output.as_ref().map(value_of),
+        blocked_by: state.blocked_by.as_ref().map(name).unwrap_or_default(),
+        waiting_for: waiting_for(execution, task),
+        dependencies: graph.dependencies(task).iter().map(name).collect(),
+        dependents: graph.dependents(task).iter().map(name).collect(),
+        output_size,
+        output_truncated: output.is_some_and(|output| output.size > output.json.len() as u64),
+        title: spec.title.clone(),
+    }
+}
+
+/// An output as free JSON. The beginning of one that is longer is shown as text.
+pub fn value_of(output: &Output) -> pbjson_types::Value {
+    serde_json::from_str(&output.json).unwrap_or_else(|_| pbjson_types::Value {
+        kind: Some(pbjson_types::value::Kind::StringValue(beginning(&output.json))),
+    })
+}
+
+/// Of a string that was cut, what it says; of anything else, the JSON text.
+fn beginning(json: &str) -> String {
+    // A cut may fall into an escape, which has at most 12 characters where it is a pair.
+    let ends = (0..=12.min(json.len())).filter_map(|cut| json.get(..json.len() - cut));
+    let closed =
+        ends.filter(|_| json.starts_with('"')).find_map(|text| serde_json::from_str(&format!("{text}\"")).ok());
+    closed.unwrap_or_else(|| json.to_string())
+}
+
+/// An attempt that is over.
+pub fn attempt_of(recorded: &Recorded) -> Option<v1::TaskAttempt> {
+    let Event::TaskEnded { attempt, end, result, .. } = &recorded.event else { return None };
+    Some(v1::TaskAttempt {
+        number: *attempt,
+        status: match end {
+            TaskEnd::Completed => v1::TaskStatus::Completed,
+            TaskEnd::Failed => v1::TaskStatus::Failed,
+            TaskEnd::TimedOut => v1::TaskStatus::TimedOut,
+            TaskEnd::Cancelled | TaskEnd::Interrupted => v1::TaskStatus::Cancelled,
+        } as i32,
+        started_at: Some(timestamp(result.started_at)),
+        completed_at: Some(timestamp(recorded.time)),
+        error: result.error.as_ref().map(|error| error_of(error, result)),
+        cpu_time: result.cpu_micros.map(duration),
+        peak_memory_bytes: result.peak_memory_bytes.unwrap_or(0),
+        next_retry_at: None,
+        exit_code: result.exit_code,
+        pid: 0,
+    })
+}
+
+/// The first failure of an execution, in one sentence.
+pub fn failure_of(task_id: &str, recorded: &Recorded) -> Option<v1::ExecutionError> {
+    let Event::TaskEnded { result, .. } = &recorded.event else { return None };
+    let error = result.error.as_ref()?;
+    Some(v1::ExecutionError {
+        task_id: task_id.into(),
+        message: format!("task `{task_id}` failed: {}", error.message),
+        task_error: Some(error_of(error, result)),
+    })
+}
+
+fn running_attempt(state: &TaskState) -> v1::TaskAttempt {
+    v1::TaskAttempt {
+        number: state.attempt,
+        status: v1::TaskStatus::Running as i32,
+        started_at: Some(timestamp(state.attempt_started_at)),
+        pid: state.pid,
+        ..v1::TaskAttempt::default()
+    }
+}
+
+fn error_of(error: &TaskError, result: &AttemptResult) -> v1::TaskError {
+    v1::TaskError {
+        kind: error.kind.as_str().into(),
+        message: error.message.clone(),
+        exit_code: result.exit_code,
+        signal: error.signal,
+        stderr_tail: error.stderr_tail.clone(),
+        remedy: remedy(error, result.exit_code).into(),
+    }
+}
+
+fn task_error(state: &TaskState, last: Option<&Recorded>, blocked_by: Option<&str>) -> Option<v1::TaskError> {
+    if let Some(cause) = blocked_by {
+        return Some(v1::TaskError {
+            kind: "BLOCKED".into(),
+            message: format!("not run, since task `{cause}` before it did not succeed"),
+            remedy: format!("see why `{cause}` failed, then execute again"),
+            ..v1::TaskError::default()
+        });
+    }
+    let failed = matches!(state.status, TaskStatus::Failed | TaskStatus::TimedOut);
+    let Event::TaskEnded { result, .. } = &last.filter(|_| failed)?.event else { return None };
+    result.error.as_ref().map(|error| error_of(error, result))
+}
+
+fn output_of(last: Option<&Recorded>) -> (Option<Output>, u64) {
+    let output = last.and_then(|recorded| match &recorded.event {
+        Event::TaskEnded { result, .. } => result.output.clone(),
+        _ => None,
+    });
+    let size = output.as_ref().map_or(0, |output| output.size);
+    (output, size)
+}
+
+/// What a task waits for now, in words (S-DEP-5).
+fn waiting_for(execution: &Execution, task: TaskIndex) -> Vec<String> {
+    const NAMED: usize = 20;
+    let state = &execution.tasks[task as usize];
+    let mut words = Vec::new();
+    match state.status {
+        TaskStatus::Pending => {
+            let before = execution.definition.graph().dependencies(task).iter();
+            let open = before.filter(|before| !execution.tasks[**before as usize].status.satisfies_dependents());
+            words.extend(open.take(NAMED).map(|before| format!("task `{}`", execution.definition.task(*before).id)));
+            if state.remaining as usize > NAMED {
+                words.push(format!("{} more tasks", state.remaining as usize - NAMED));
+            }
+        }
+        TaskStatus::Queued if execution.status == ExecutionStatus::Paused => {
+            words.push("the execution is paused".into())
+        }
+        TaskStatus::Queued => words.push("a free slot: as many tasks run as noxd's concurrency limit allows".into()),
+        _ => {}
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_a_long_text_is_shown_as_text() {
+        // S-DATA-1
+        let shown = |json: &str| value_of(&Output { json: json.into(), size: 1_000_000 }).kind;
+        let text = |text: &str| Some(pbjson_types::value::Kind::StringValue(text.into()));
+        assert_eq!(shown("\"two\\nlines and"), text("two\nlines and"));
+        assert_eq!(shown("\"cut in an escape\\u00"), text("cut in an escape"));
+        assert_eq!(shown("{\"a\": [1, 2"), text("{\"a\": [1, 2"));
+    }
+}

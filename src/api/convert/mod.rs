@@ -1,0 +1,61 @@
+//! Protobuf to machine types and back: the one place where both are seen.
+//!
+//! Requests are parsed once, here; behind it a value that exists is valid. Ids and request times are made here too.
+
+pub mod definition;
+pub mod event;
+pub mod execution;
+
+use pbjson_types::{Duration, Timestamp as ProtoTimestamp};
+
+use crate::machine::{
+    ids::{ExecutionId, Timestamp},
+    workflow::{Reason, Violation},
+};
+
+/// A new execution id: a UUIDv7 of now.
+pub fn new_execution_id() -> ExecutionId {
+    ExecutionId(uuid::Uuid::now_v7().as_u128())
+}
+
+/// A time as protobuf has it.
+pub fn timestamp(time: Timestamp) -> ProtoTimestamp {
+    ProtoTimestamp {
+        seconds: time.0.div_euclid(1_000_000),
+        nanos: i32::try_from(time.0.rem_euclid(1_000_000) * 1_000).expect("below a second"),
+    }
+}
+
+/// A time that a client gave; finer than a microsecond is cut off.
+pub fn time_of(time: &ProtoTimestamp) -> Timestamp {
+    Timestamp(time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1_000))
+}
+
+/// A span as protobuf has it.
+pub fn duration(micros: u64) -> Duration {
+    Duration {
+        seconds: i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(micros % 1_000_000 * 1_000).expect("below a second"),
+    }
+}
+
+/// A span that a client gave, in microseconds.
+///
+/// # Errors
+/// A negative one, or one that is no duration at all.
+pub fn micros_of(field: &str, span: &Duration) -> Result<u64, Violation> {
+    let fault = |description: &str| Violation {
+        field: field.into(),
+        reason: Reason::InvalidValue,
+        description: description.into(),
+    };
+    if span.seconds < 0 || span.nanos < 0 {
+        return Err(fault("a span is not negative"));
+    }
+    let seconds = u64::try_from(span.seconds).map_err(|_| fault("a span is not negative"))?;
+    let nanos = u64::try_from(span.nanos).map_err(|_| fault("a span is not negative"))?;
+    if nanos >= 1_000_000_000 {
+        return Err(fault("a span has less than 1,000,000,000 nanoseconds beside its seconds"));
+    }
+    Ok(seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000))
+}

@@ -1,0 +1,271 @@
+//! `ExecutionService`: shows what executions did and do. It records nothing.
+
+use std::collections::BTreeSet;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    Api, EventStream, Reading,
+    convert::{self, definition, event::EventRenderer, execution as render},
+    logs,
+    page::Page,
+    status::{self, Reason, invalid_field},
+    stream,
+    workflow::{execution_id, workflow_id},
+};
+use crate::{
+    engine::{read::Reads, watch::Scope},
+    machine::{
+        execution::Execution,
+        ids::{ExecutionId, TaskIndex, WorkflowId},
+        message::Output,
+        workflow,
+    },
+    proto::v1::{self, execution_service_server::ExecutionService},
+};
+
+/// Rows looked at for one page: a filter that nothing passes ends the page, not the server.
+const MAX_SCANNED: usize = 20_000;
+
+/// The service.
+pub struct Executions {
+    api: Api,
+}
+
+impl Executions {
+    /// The service over an engine.
+    pub fn new(api: Api) -> Self {
+        Self { api }
+    }
+}
+
+/// An execution and one of its tasks.
+fn task_of(reads: &Reads, id: ExecutionId, task_id: &str) -> Reading<(Execution, TaskIndex)> {
+    let execution = reads.execution(id)?.ok_or_else(|| status::no_execution(id))?;
+    let Some(task) = execution.definition.index_of(task_id) else {
+        let remedy = "`noxctl execution show` lists the tasks";
+        return Err(status::not_found(Reason::TaskNotFound, "task", task_id, remedy).into());
+    };
+    Ok((execution, task))
+}
+
+/// One page of executions, newest first.
+pub(super) async fn list(
+    api: &Api,
+    mut request: v1::ListExecutionsRequest,
+) -> Result<v1::ListExecutionsResponse, Status> {
+    let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
+    let page = Page::parse(size, &token, &request)?;
+    let workflow = if request.workflow_id.is_empty() { None } else { Some(workflow_id(&request.workflow_id)?) };
+    api.read(move |reads| list_page(reads, &request, workflow.as_ref(), &page)).await
+}
+
+fn list_page(
+    reads: &Reads,
+    request: &v1::ListExecutionsRequest,
+    workflow: Option<&WorkflowId>,
+    page: &Page,
+) -> Reading<v1::ListExecutionsResponse> {
+    let statuses: BTreeSet<i32> = request.statuses.iter().copied().collect();
+    let from = request.created_after.as_ref().map(convert::time_of);
+    let before = request.created_before.as_ref().map(convert::time_of);
+    let mut at =
+        page.after.as_deref().and_then(|bytes| bytes.first_chunk::<16>()).map(|b| ExecutionId(u128::from_be_bytes(*b)));
+    let mut executions = Vec::new();
+    let mut scanned = 0;
+    loop {
+        let ids = reads.executions(workflow, at, 256)?;
+        let Some(last) = ids.last() else { break };
+        at = Some(*last);
+        for id in ids {
+            scanned += 1;
+            let Some(summary) = reads.summary(id)? else { continue };
+            let labelled = request.labels.iter().all(|(key, value)| summary.labels.get(key) == Some(value));
+            let in_time = from.is_none_or(|from| summary.started_at >= from)
+                && before.is_none_or(|before| summary.started_at < before);
+            let status = definition::status(summary.status) as i32;
+            let wanted = statuses.is_empty() || statuses.contains(&status);
+            if labelled && in_time && wanted {
+                executions.push(listed(reads, id, &summary)?);
+            }
+            if executions.len() == page.size || scanned >= MAX_SCANNED {
+                let next_page_token = page.token(&id.0.to_be_bytes());
+                return Ok(v1::ListExecutionsResponse { executions, next_page_token });
+            }
+        }
+    }
+    Ok(v1::ListExecutionsResponse { executions, next_page_token: String::new() })
+}
+
+/// A summary says all of an execution that has ended; one that runs is read as it stands.
+fn listed(reads: &Reads, id: ExecutionId, summary: &crate::store::layout::Summary) -> Reading<v1::WorkflowExecution> {
+    let failed = summary.first_failure.is_some();
+    if summary.status.is_terminal() && !failed {
+        return Ok(render::summarised(summary, None));
+    }
+    match reads.execution(id)? {
+        Some(execution) => Ok(render::without_tasks(&execution, reads)?),
+        None => Ok(render::summarised(summary, None)),
+    }
+}
+
+#[tonic::async_trait]
+impl ExecutionService for Executions {
+    async fn get_execution(
+        &self,
+        request: Request<v1::GetExecutionRequest>,
+    ) -> Result<Response<v1::GetExecutionResponse>, Status> {
+        let id = execution_id(&request.into_inner().execution_id)?;
+        let execution = self.api.execution(id).await?;
+        Ok(Response::new(v1::GetExecutionResponse { execution: Some(execution) }))
+    }
+
+    async fn list_executions(
+        &self,
+        request: Request<v1::ListExecutionsRequest>,
+    ) -> Result<Response<v1::ListExecutionsResponse>, Status> {
+        Ok(Response::new(list(&self.api, request.into_inner()).await?))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let mut request = request.into_inner();
+        let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
+        let page = Page::parse(size, &token, &request)?;
+        let id = execution_id(&request.execution_id)?;
+        let response = self
+            .api
+            .read(move |reads| {
+                let execution = reads.execution(id)?.ok_or_else(|| status::no_execution(id))?;
+                list_tasks(reads, &execution, &request.statuses, &page)
+            })
+            .await?;
+        Ok(Response::new(response))
+    }
+
+    async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
+        let request = request.into_inner();
+        let id = execution_id(&request.execution_id)?;
+        let task = self
+            .api
+            .read(move |reads| {
+                let (execution, task) = task_of(reads, id, &request.task_id)?;
+                let mut ends = render::Ends::default();
+                ends.read_one(&execution, task, reads)?;
+                let mut shown = render::one_task(&execution, task, &ends);
+                if shown.output_truncated
+                    && let Some(json) = reads.output(id, task)?
+                {
+                    let size = json.len() as u64;
+                    shown.output = Some(render::value_of(&Output { json: json.into(), size }));
+                    shown.output_truncated = false;
+                }
+                Ok(shown)
+            })
+            .await?;
+        Ok(Response::new(v1::GetTaskResponse { task: Some(task) }))
+    }
+
+    type WatchExecutionStream = EventStream<v1::WatchExecutionResponse>;
+
+    async fn watch_execution(
+        &self,
+        request: Request<v1::WatchExecutionRequest>,
+    ) -> Result<Response<Self::WatchExecutionStream>, Status> {
+        let request = request.into_inner();
+        let id = execution_id(&request.execution_id)?;
+        self.api.read(move |reads| Ok(reads.summary(id)?.ok_or_else(|| status::no_execution(id))?)).await?;
+        let watch = self.api.watch(Scope::Execution(id), request.after_revision)?;
+        let shape = |revision, event| v1::WatchExecutionResponse { revision, event };
+        Ok(self.api.with_store_id(stream::events(&self.api, watch, shape)))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        let mut request = request.into_inner();
+        let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
+        let page = Page::parse(size, &token, &request)?;
+        let id = execution_id(&request.execution_id)?;
+        let position = page.after.as_deref().and_then(|bytes| bytes.first_chunk::<8>()).map(|b| u64::from_be_bytes(*b));
+        let after = position.or(request.after_revision).unwrap_or(0);
+        let response = self
+            .api
+            .read(move |reads| {
+                reads.summary(id)?.ok_or_else(|| status::no_execution(id))?;
+                let mut found = reads.events(id, after, page.size + 1)?;
+                let more = found.len() > page.size;
+                found.truncate(page.size);
+                let mut renderer = EventRenderer::new(reads.clone());
+                let events = found.iter().map(|recorded| renderer.render(recorded)).collect::<Result<Vec<_>, _>>()?;
+                let last = found.last().filter(|_| more);
+                let next_page_token = last.map(|last| page.token(&last.revision.to_be_bytes())).unwrap_or_default();
+                Ok(v1::ListEventsResponse { events, next_page_token })
+            })
+            .await?;
+        Ok(Response::new(response))
+    }
+
+    type StreamTaskLogsStream = EventStream<v1::StreamTaskLogsResponse>;
+
+    async fn stream_task_logs(
+        &self,
+        request: Request<v1::StreamTaskLogsRequest>,
+    ) -> Result<Response<Self::StreamTaskLogsStream>, Status> {
+        let request = request.into_inner();
+        let id = execution_id(&request.execution_id)?;
+        let task_id = request.task_id.clone();
+        let newest = self
+            .api
+            .read(move |reads| {
+                let (execution, task) = task_of(reads, id, &task_id)?;
+                Ok(execution.tasks[task as usize].attempt)
+            })
+            .await?;
+        let attempt = if request.attempt == 0 { newest } else { request.attempt };
+        if attempt == 0 || attempt > newest {
+            let words = format!("task `{}` has had {newest} attempt(s); 0 asks for the newest", request.task_id);
+            return Err(invalid_field("attempt", workflow::Reason::InvalidValue, words));
+        }
+        logs::stream(&self.api, id, request, attempt).await
+    }
+
+    type WatchEventsStream = EventStream<v1::WatchEventsResponse>;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let request = request.into_inner();
+        let wanted: BTreeSet<String> = request.workflow_ids.into_iter().collect();
+        let watch = self.api.watch(Scope::All, request.after_revision)?;
+        let shape = move |revision, event: Option<v1::Event>| {
+            // What nobody asked for still moves the cursor, as a bookmark.
+            let event = event.filter(|event| wanted.is_empty() || wanted.contains(&event.workflow_id));
+            v1::WatchEventsResponse { revision, event }
+        };
+        Ok(self.api.with_store_id(stream::events(&self.api, watch, shape)))
+    }
+}
+
+fn list_tasks(reads: &Reads, execution: &Execution, statuses: &[i32], page: &Page) -> Reading<v1::ListTasksResponse> {
+    let position = page.after.as_deref().and_then(|bytes| bytes.first_chunk::<4>()).map(|b| u32::from_be_bytes(*b));
+    let from = position.map_or(0, |last| last as usize + 1);
+    let mut tasks = Vec::new();
+    for (task, state) in (0..).zip(&execution.tasks).skip(from) {
+        if !statuses.is_empty() && !statuses.contains(&(render::task_status(state.status) as i32)) {
+            continue;
+        }
+        let mut ends = render::Ends::default();
+        ends.read_one(execution, task, reads)?;
+        tasks.push(render::one_task(execution, task, &ends));
+        if tasks.len() == page.size {
+            let next_page_token = page.token(&task.to_be_bytes());
+            return Ok(v1::ListTasksResponse { tasks, next_page_token });
+        }
+    }
+    Ok(v1::ListTasksResponse { tasks, next_page_token: String::new() })
+}

@@ -1,0 +1,208 @@
+//! The gRPC services: requests in, commands to the engine; rows and events out.
+//!
+//! Nothing is decided here. [`serve`](listen::serve) puts the services on listeners with their limits; each service is a
+//! file; `convert` is the one place that knows both protobuf and the machine; `status` makes every error.
+
+mod caller;
+pub mod convert;
+mod execution;
+pub mod listen;
+mod logs;
+mod page;
+pub mod status;
+mod stream;
+mod system;
+mod workflow;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio_stream::Stream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Response, Status, service::Routes};
+
+use self::{execution::Executions, status::Reason, system::System, workflow::Workflows};
+use crate::{
+    engine::{
+        Handle,
+        clock::wall_now,
+        read::{ReadError, Reads},
+        watch::{Scope, Watch},
+    },
+    executor::files::DataLayout,
+    machine::{
+        ids::{ExecutionId, Revision, Timestamp},
+        message::Event,
+    },
+    proto::{self, v1},
+};
+
+/// A stream of answers.
+pub type EventStream<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+/// Largest request with a definition in it, in bytes.
+const MAX_DEFINITION_BYTES: usize = 32 * 1_024 * 1_024;
+/// Largest other request, in bytes.
+const MAX_REQUEST_BYTES: usize = 4 * 1_024 * 1_024;
+/// Largest answer, in bytes. A definition goes out as large as it came in.
+const MAX_RESPONSE_BYTES: usize = 8 * 1_024 * 1_024;
+/// The header of every stream that says which store its revisions are of.
+const STORE_ID_HEADER: &str = "nox-store-id";
+
+/// What the services share. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    /// The engine.
+    pub engine: Handle,
+    /// Where attempts leave their logs.
+    pub layout: DataLayout,
+    /// Cancelled when noxd shuts down: streams end.
+    pub stop: CancellationToken,
+    /// Tasks behind streams.
+    pub streams: TaskTracker,
+    /// What GetServerInfo tells.
+    pub about: Arc<About>,
+}
+
+/// What GetServerInfo tells of this process.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long a process has between SIGTERM and SIGKILL.
+    pub termination_grace: Duration,
+}
+
+/// A read: the store's fault, or an answer of its own.
+pub(crate) type Reading<T> = Result<T, ReadFailure>;
+
+/// Why a read gave nothing.
+#[derive(Debug)]
+pub(crate) enum ReadFailure {
+    /// The store could not be read.
+    Store(ReadError),
+    /// What was asked for is not there, or the like.
+    Status(Box<Status>),
+}
+
+impl From<ReadError> for ReadFailure {
+    fn from(error: ReadError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Status> for ReadFailure {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl Api {
+    /// Reads away from the threads that serve: a row may come from the disk.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reads) -> Reading<T> + Send + 'static,
+    ) -> Result<T, Status> {
+        let reads = self.engine.reads().clone();
+        match tokio::task::spawn_blocking(move || read(&reads)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(ReadFailure::Store(error))) => Err(status::unreadable(&error)),
+            Ok(Err(ReadFailure::Status(status))) => Err(*status),
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, "a read panicked");
+                Err(status::status(Reason::Internal, "a read failed; noxd's log says why"))
+            }
+            Err(_) => Err(status::status(Reason::Draining, "noxd is shutting down")),
+        }
+    }
+
+    /// An execution with its tasks.
+    async fn execution(&self, id: ExecutionId) -> Result<v1::WorkflowExecution, Status> {
+        self.read(move |reads| {
+            let execution = reads.execution(id)?.ok_or_else(|| status::no_execution(id))?;
+            Ok(convert::execution::whole(&execution, reads)?)
+        })
+        .await
+    }
+
+    /// A watch from after a revision; absent: from now.
+    fn watch(&self, scope: Scope, after: Option<Revision>) -> Result<Watch, Status> {
+        let newest = self.engine.revision();
+        let after = after.unwrap_or(newest);
+        if after > newest {
+            let words = format!(
+                "revision {after} is above the newest, {newest}; after a restore revisions begin anew: \
+                 compare the store id, and watch from 0"
+            );
+            return Err(status::status(Reason::RevisionUnknown, words));
+        }
+        Ok(self.engine.watch(scope, after))
+    }
+
+    /// Waits until an execution has ended, or that long.
+    async fn wait_for_end(&self, id: ExecutionId, wait: Duration) -> Result<(), Status> {
+        let mut watch = self.engine.watch(Scope::Execution(id), 0);
+        let ended = async {
+            while let Some(recorded) = watch.next().await? {
+                if matches!(recorded.event, Event::ExecutionEnded { .. }) {
+                    break;
+                }
+            }
+            Ok::<(), ReadError>(())
+        };
+        tokio::select! {
+            ended = tokio::time::timeout(wait, ended) => match ended {
+                Ok(Err(error)) => Err(status::unreadable(&error)),
+                Ok(Ok(())) | Err(_) => Ok(()),
+            },
+            () = self.stop.cancelled() => Ok(()),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        wall_now()
+    }
+
+    /// A stream's answer, with the store's id in its headers (S-VIEW-2).
+    fn with_store_id<M>(&self, stream: EventStream<M>) -> Response<EventStream<M>> {
+        let mut response = Response::new(stream);
+        if let Ok(id) = format!("{:032x}", self.engine.store_id()).parse() {
+            response.metadata_mut().insert(STORE_ID_HEADER, id);
+        }
+        response
+    }
+}
+
+/// All services, with health and reflection.
+pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server::Error> {
+    use v1::{
+        execution_service_server::ExecutionServiceServer, system_service_server::SystemServiceServer,
+        workflow_service_server::WorkflowServiceServer,
+    };
+    let workflows = WorkflowServiceServer::new(Workflows::new(api.clone()))
+        .max_decoding_message_size(MAX_DEFINITION_BYTES)
+        .max_encoding_message_size(MAX_DEFINITION_BYTES);
+    let executions = ExecutionServiceServer::new(Executions::new(api.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    let system = SystemServiceServer::new(System::new(api.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    // The engine has recovered before the API is made: everything that answers, serves.
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<WorkflowServiceServer<Workflows>>().await;
+    reporter.set_serving::<ExecutionServiceServer<Executions>>().await;
+    reporter.set_serving::<SystemServiceServer<System>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::API_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(workflows)
+        .add_service(executions)
+        .add_service(system)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        // What Python's client asks for.
+        .add_service(reflection().build_v1alpha()?)
+        .prepare())
+}

@@ -1,0 +1,543 @@
+//! `WorkflowService`: stores workflows and runs them.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Api, EventStream, Reading,
+    caller::{actor, request_id},
+    convert::{self, definition, execution},
+    page::Page,
+    status::{self, Reason, invalid, invalid_field, refused},
+    stream,
+};
+use crate::{
+    engine::{Answer, read::Reads, watch::Scope},
+    engine::{Request as EngineRequest, requests::RequestId},
+    machine::{
+        ids::{Actor, ExecutionId, WorkflowId},
+        message::{Command, Content, Operation, Reply, Trigger, WorkflowRecord},
+        validation,
+        workflow::{self, Violation},
+    },
+    proto::v1::{self, workflow_service_server::WorkflowService},
+};
+
+/// Definitions above this size are large: two of them are looked at at a time.
+const LARGE_TASKS: usize = 2_000;
+/// Longest `wait`.
+const MAX_WAIT: Duration = Duration::from_secs(3_600);
+/// Most requests in a batch.
+const MAX_BATCH: usize = 1_000;
+/// Rows looked at for one page: a filter that nothing passes ends the page, not the server.
+const MAX_SCANNED: usize = 20_000;
+
+/// The service.
+pub struct Workflows {
+    api: Api,
+    large: Arc<Semaphore>,
+}
+
+impl Workflows {
+    /// The service over an engine.
+    pub fn new(api: Api) -> Self {
+        Self { api, large: Arc::new(Semaphore::new(2)) }
+    }
+
+    /// Checks a definition away from the threads that serve.
+    async fn content(&self, workflow: v1::Workflow, draft: bool) -> Result<Content, Status> {
+        let _turn = if workflow.tasks.len() > LARGE_TASKS { self.large.acquire().await.ok() } else { None };
+        let checked = tokio::task::spawn_blocking(move || definition::parse(workflow).into_content(draft)).await;
+        checked.map_err(|_| status::status(Reason::Draining, "noxd is shutting down"))?.map_err(|all| invalid(&all))
+    }
+
+    /// A workflow with what its executions add.
+    async fn shown(&self, record: Arc<WorkflowRecord>) -> Result<v1::Workflow, Status> {
+        self.api.read(move |reads| Ok(with_latest(reads, definition::render(&record), &record)?)).await
+    }
+
+    async fn stored(&self, id: &WorkflowId) -> Result<Arc<WorkflowRecord>, Status> {
+        let (id, wanted) = (id.clone(), id.clone());
+        let record = self.api.read(move |reads| Ok(reads.workflow(&id)?)).await?;
+        let record = record.filter(|record| !record.deleted).ok_or_else(|| status::no_workflow(wanted))?;
+        Ok(Arc::new(record))
+    }
+
+    async fn store(&self, command: Command, by: Actor, id: Option<RequestId>) -> Result<v1::Workflow, Status> {
+        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        let Reply::Workflow { workflow, .. } = answer.map_err(|refusal| refused(&refusal))?.reply else {
+            return Err(status::status(Reason::Internal, "the engine answered something else"));
+        };
+        let record = self.stored(&workflow).await?;
+        self.shown(record).await
+    }
+
+    async fn control(
+        &self,
+        operation: Operation,
+        workflow: &str,
+        execution: &str,
+        by: Actor,
+        id: Option<RequestId>,
+    ) -> Result<Vec<v1::WorkflowExecution>, Status> {
+        let workflow = workflow_id(workflow)?;
+        let execution = if execution.is_empty() { None } else { Some(execution_id(execution)?) };
+        let command = Command::Control { operation, workflow, execution };
+        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        let Reply::Executions(ids) = answer.map_err(|refusal| refused(&refusal))?.reply else {
+            return Err(status::status(Reason::Internal, "the engine answered something else"));
+        };
+        self.api
+            .read(move |reads| {
+                let mut shown = Vec::with_capacity(ids.len());
+                for id in ids {
+                    if let Some(one) = reads.execution(id)? {
+                        shown.push(execution::without_tasks(&one, reads)?);
+                    }
+                }
+                Ok(shown)
+            })
+            .await
+    }
+
+    async fn started(&self, answer: Answer, wait: Option<Duration>) -> Result<v1::WorkflowExecution, Status> {
+        let Reply::Executions(ids) = answer.reply else {
+            return Err(status::status(Reason::Internal, "the engine answered something else"));
+        };
+        let Some(&id) = ids.first() else {
+            return Err(status::status(Reason::Internal, "the engine started nothing"));
+        };
+        if let Some(wait) = wait {
+            self.api.wait_for_end(id, wait).await?;
+        }
+        self.api.execution(id).await
+    }
+}
+
+/// What the latest execution adds to a workflow.
+fn with_latest(reads: &Reads, mut shown: v1::Workflow, record: &WorkflowRecord) -> Reading<v1::Workflow> {
+    let id = &record.content.spec().id;
+    if let Some(latest) = reads.executions(Some(id), None, 1)?.first()
+        && let Some(summary) = reads.summary(*latest)?
+    {
+        shown.started_at = Some(convert::timestamp(summary.started_at));
+        shown.completed_at = summary.ended_at.map(convert::timestamp);
+        if matches!(record.content, Content::Ready(_)) {
+            shown.status = definition::status(summary.status) as i32;
+        }
+    }
+    Ok(shown)
+}
+
+pub(super) fn workflow_id(text: &str) -> Result<WorkflowId, Status> {
+    WorkflowId::parse(text).map_err(|words| invalid_field("workflow_id", workflow::Reason::InvalidId, words))
+}
+
+pub(super) fn execution_id(text: &str) -> Result<ExecutionId, Status> {
+    text.parse().map_err(|words: String| invalid_field("execution_id", workflow::Reason::InvalidId, words))
+}
+
+fn missing(field: &str) -> Status {
+    invalid_field(field, workflow::Reason::MissingValue, "it must be given")
+}
+
+fn start(request: &v1::ExecuteWorkflowRequest) -> Result<Command, Status> {
+    let labels = request.labels.clone().into_iter().collect();
+    let mut faults: Vec<Violation> = validation::notes("labels", &labels);
+    if request.inputs.as_ref().is_some_and(|inputs| !inputs.fields.is_empty()) {
+        faults.push(Violation {
+            field: "inputs".into(),
+            reason: workflow::Reason::NotSupported,
+            description: "this build of noxd cannot take inputs yet; put the values into the definition".into(),
+        });
+    }
+    if !faults.is_empty() {
+        return Err(invalid(&faults));
+    }
+    Ok(Command::StartExecution {
+        execution: convert::new_execution_id(),
+        workflow: workflow_id(&request.workflow_id)?,
+        labels,
+        trigger: Trigger::Manual,
+    })
+}
+
+fn wait_of(request: &v1::ExecuteWorkflowRequest) -> Result<Option<Duration>, Status> {
+    let Some(wait) = &request.wait else { return Ok(None) };
+    let micros = convert::micros_of("wait", wait).map_err(|fault| invalid(&[fault]))?;
+    Ok(Some(Duration::from_micros(micros).min(MAX_WAIT)))
+}
+
+#[tonic::async_trait]
+impl WorkflowService for Workflows {
+    async fn create_workflow(
+        &self,
+        request: Request<v1::CreateWorkflowRequest>,
+    ) -> Result<Response<v1::CreateWorkflowResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "CreateWorkflow", &request.request_id, &request)?;
+        let content = self.content(request.workflow.ok_or_else(|| missing("workflow"))?, request.save_as_draft).await?;
+        let workflow = if request.validate_only {
+            let record = WorkflowRecord {
+                version: 1,
+                created_at: self.api.now(),
+                updated_at: self.api.now(),
+                created_by: by,
+                deleted: false,
+                content,
+            };
+            definition::render(&record)
+        } else {
+            self.store(Command::CreateWorkflow { content }, by, id).await?
+        };
+        Ok(Response::new(v1::CreateWorkflowResponse { workflow: Some(workflow) }))
+    }
+
+    async fn get_workflow(
+        &self,
+        request: Request<v1::GetWorkflowRequest>,
+    ) -> Result<Response<v1::GetWorkflowResponse>, Status> {
+        let request = request.into_inner();
+        let id = workflow_id(&request.workflow_id)?;
+        let record = self.stored(&id).await?;
+        let version = request.version;
+        let mut workflow = self.shown(Arc::clone(&record)).await?;
+        if version != 0 && version != record.version {
+            let (reader, wanted) = (id.clone(), id);
+            let spec = self.api.read(move |reads| Ok(reads.workflow_version(&reader, version)?)).await?;
+            let spec = spec.ok_or_else(|| status::no_workflow(format!("{wanted}, version {version}")))?;
+            let older = definition::render_spec(&spec);
+            workflow = v1::Workflow {
+                version,
+                etag: format!("v{version}"),
+                ..v1::Workflow {
+                    tasks: older.tasks,
+                    name: older.name,
+                    description: older.description,
+                    metadata: older.metadata,
+                    labels: older.labels,
+                    ..workflow
+                }
+            };
+        }
+        Ok(Response::new(v1::GetWorkflowResponse { workflow: Some(workflow) }))
+    }
+
+    async fn list_workflows(
+        &self,
+        request: Request<v1::ListWorkflowsRequest>,
+    ) -> Result<Response<v1::ListWorkflowsResponse>, Status> {
+        let mut request = request.into_inner();
+        let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
+        let page = Page::parse(size, &token, &request)?;
+        let response = self.api.read(move |reads| list_workflows(reads, &request, &page)).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn update_workflow(
+        &self,
+        request: Request<v1::UpdateWorkflowRequest>,
+    ) -> Result<Response<v1::UpdateWorkflowResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "UpdateWorkflow", &request.request_id, &request)?;
+        let given = request.workflow.ok_or_else(|| missing("workflow"))?;
+        let mut etag = Some(if request.etag.is_empty() { given.etag.clone() } else { request.etag });
+        let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let workflow = if paths.is_empty() {
+            given
+        } else {
+            let stored = self.stored(&workflow_id(&given.id)?).await?;
+            // What is kept of the stored one must still be the stored one when the change is made.
+            etag = etag.filter(|etag| !etag.is_empty()).or_else(|| Some(stored.etag()));
+            masked(definition::render_spec(stored.content.spec()), given, &paths)?
+        };
+        workflow_id(&workflow.id)?;
+        let content = self.content(workflow, false).await?;
+        let command = Command::UpdateWorkflow { content, etag: etag.filter(|etag| !etag.is_empty()) };
+        let workflow = self.store(command, by, id).await?;
+        Ok(Response::new(v1::UpdateWorkflowResponse { workflow: Some(workflow) }))
+    }
+
+    async fn delete_workflow(
+        &self,
+        request: Request<v1::DeleteWorkflowRequest>,
+    ) -> Result<Response<v1::DeleteWorkflowResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "DeleteWorkflow", &request.request_id, &request)?;
+        let etag = Some(request.etag).filter(|etag| !etag.is_empty());
+        let command = Command::DeleteWorkflow { workflow: workflow_id(&request.workflow_id)?, etag };
+        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        answer.map_err(|refusal| refused(&refusal))?;
+        Ok(Response::new(v1::DeleteWorkflowResponse {}))
+    }
+
+    async fn validate_workflow(
+        &self,
+        request: Request<v1::ValidateWorkflowRequest>,
+    ) -> Result<Response<v1::ValidateWorkflowResponse>, Status> {
+        let workflow = request.into_inner().workflow.ok_or_else(|| missing("workflow"))?;
+        let _turn = if workflow.tasks.len() > LARGE_TASKS { self.large.acquire().await.ok() } else { None };
+        let checked = tokio::task::spawn_blocking(move || definition::parse(workflow).into_content(false)).await;
+        let response = match checked.map_err(|_| status::status(Reason::Draining, "noxd is shutting down"))? {
+            Ok(content) => v1::ValidateWorkflowResponse { plan: plan_of(&content), ..Default::default() },
+            Err(faults) => v1::ValidateWorkflowResponse {
+                violations: faults.iter().map(definition::violation).collect(),
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn execute_workflow(
+        &self,
+        request: Request<v1::ExecuteWorkflowRequest>,
+    ) -> Result<Response<v1::ExecuteWorkflowResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "ExecuteWorkflow", &request.request_id, &request)?;
+        let wait = wait_of(&request)?;
+        let command = start(&request)?;
+        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        let execution = self.started(answer.map_err(|refusal| refused(&refusal))?, wait).await?;
+        Ok(Response::new(v1::ExecuteWorkflowResponse { execution: Some(execution) }))
+    }
+
+    async fn batch_execute_workflows(
+        &self,
+        request: Request<v1::BatchExecuteWorkflowsRequest>,
+    ) -> Result<Response<v1::BatchExecuteWorkflowsResponse>, Status> {
+        let by = actor(&request);
+        let requests = request.into_inner().requests;
+        if requests.len() > MAX_BATCH {
+            let words = format!("{} requests; at most {MAX_BATCH} go into one batch", requests.len());
+            return Err(invalid_field("requests", workflow::Reason::LimitExceeded, words));
+        }
+        // Those that are no commands at all are refused here; the others are one commit.
+        let prepared: Vec<Result<EngineRequest, Status>> = requests
+            .iter()
+            .map(|request| {
+                if request.wait.is_some() {
+                    let words = "a batch is answered at once; watch the executions instead";
+                    return Err(invalid_field("wait", workflow::Reason::NotSupported, words));
+                }
+                let id = request_id(&by, "ExecuteWorkflow", &request.request_id, request)?;
+                Ok(EngineRequest { command: start(request)?, actor: by.clone(), id })
+            })
+            .collect();
+        let commands = prepared.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
+        let answers = self.api.engine.submit_all(commands).await.map_err(|stopped| refused(&stopped.into()))?;
+        let mut answers = answers.into_iter();
+        let mut results = Vec::with_capacity(prepared.len());
+        for one in prepared {
+            let outcome = match (one, &mut answers) {
+                (Err(status), _) => Err(status),
+                (Ok(_), answers) => match answers.next() {
+                    Some(Ok(answer)) => self.started(answer, None).await,
+                    Some(Err(refusal)) => Err(refused(&refusal)),
+                    None => Err(status::status(Reason::Internal, "the engine left a request unanswered")),
+                },
+            };
+            results.push(batch_result(outcome));
+        }
+        Ok(Response::new(v1::BatchExecuteWorkflowsResponse { results }))
+    }
+
+    async fn pause_workflow(
+        &self,
+        request: Request<v1::PauseWorkflowRequest>,
+    ) -> Result<Response<v1::PauseWorkflowResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "PauseWorkflow", &request.request_id, &request)?;
+        let executions = self.control(Operation::Pause, &request.workflow_id, &request.execution_id, by, id).await?;
+        Ok(Response::new(v1::PauseWorkflowResponse { executions }))
+    }
+
+    async fn resume_workflow(
+        &self,
+        request: Request<v1::ResumeWorkflowRequest>,
+    ) -> Result<Response<v1::ResumeWorkflowResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "ResumeWorkflow", &request.request_id, &request)?;
+        let executions = self.control(Operation::Resume, &request.workflow_id, &request.execution_id, by, id).await?;
+        Ok(Response::new(v1::ResumeWorkflowResponse { executions }))
+    }
+
+    async fn cancel_workflow(
+        &self,
+        request: Request<v1::CancelWorkflowRequest>,
+    ) -> Result<Response<v1::CancelWorkflowResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "CancelWorkflow", &request.request_id, &request)?;
+        let executions = self.control(Operation::Cancel, &request.workflow_id, &request.execution_id, by, id).await?;
+        Ok(Response::new(v1::CancelWorkflowResponse { executions }))
+    }
+
+    async fn get_workflow_status(
+        &self,
+        request: Request<v1::GetWorkflowStatusRequest>,
+    ) -> Result<Response<v1::GetWorkflowStatusResponse>, Status> {
+        let request = request.into_inner();
+        let id = workflow_id(&request.workflow_id)?;
+        let latest = if request.execution_id.is_empty() {
+            let of = id.clone();
+            self.api.read(move |reads| Ok(reads.executions(Some(&of), None, 1)?.first().copied())).await?
+        } else {
+            Some(execution_id(&request.execution_id)?)
+        };
+        let Some(execution) = latest else {
+            let record = self.stored(&id).await?;
+            let status = definition::render(&record).status;
+            return Ok(Response::new(v1::GetWorkflowStatusResponse { status, ..Default::default() }));
+        };
+        let found = self.api.read(move |reads| Ok(reads.execution(execution)?)).await?;
+        let found = found.filter(|found| found.workflow == id).ok_or_else(|| status::no_execution(execution))?;
+        Ok(Response::new(v1::GetWorkflowStatusResponse {
+            status: definition::status(found.status) as i32,
+            execution_id: execution.to_string(),
+            progress: found.counts.percent(found.status.is_terminal()),
+            task_counts: Some(execution::counts(&found.counts)),
+            eta: None,
+            revision: found.revision,
+        }))
+    }
+
+    async fn list_workflow_history(
+        &self,
+        request: Request<v1::ListWorkflowHistoryRequest>,
+    ) -> Result<Response<v1::ListWorkflowHistoryResponse>, Status> {
+        let request = request.into_inner();
+        let listed = v1::ListExecutionsRequest {
+            page_size: request.page_size,
+            page_token: request.page_token,
+            workflow_id: workflow_id(&request.workflow_id)?.to_string(),
+            statuses: request.statuses,
+            ..Default::default()
+        };
+        let list = super::execution::list(&self.api, listed).await?;
+        let (executions, next_page_token) = (list.executions, list.next_page_token);
+        Ok(Response::new(v1::ListWorkflowHistoryResponse { executions, next_page_token }))
+    }
+
+    type WatchWorkflowStream = EventStream<v1::WatchWorkflowResponse>;
+
+    async fn watch_workflow(
+        &self,
+        request: Request<v1::WatchWorkflowRequest>,
+    ) -> Result<Response<Self::WatchWorkflowStream>, Status> {
+        let request = request.into_inner();
+        let id = workflow_id(&request.workflow_id)?;
+        let of = id.clone();
+        let known = self
+            .api
+            .read(move |reads| Ok(reads.workflow(&of)?.is_some() || !reads.executions(Some(&of), None, 1)?.is_empty()))
+            .await?;
+        if !known {
+            return Err(status::no_workflow(id));
+        }
+        let watch = self.api.watch(Scope::Workflow(id), request.after_revision)?;
+        let shape = |revision, event| v1::WatchWorkflowResponse { revision, event };
+        Ok(self.api.with_store_id(stream::events(&self.api, watch, shape)))
+    }
+}
+
+fn list_workflows(
+    reads: &Reads,
+    request: &v1::ListWorkflowsRequest,
+    page: &Page,
+) -> Reading<v1::ListWorkflowsResponse> {
+    let statuses: BTreeSet<i32> = request.statuses.iter().copied().collect();
+    let text = request.text.to_lowercase();
+    let mut workflows = Vec::new();
+    let mut after = page.after.clone();
+    let mut scanned = 0;
+    loop {
+        let rows = reads.workflows(after.as_deref(), 100)?;
+        let Some((last, _)) = rows.last() else { break };
+        let last = last.clone();
+        for (position, id) in rows {
+            scanned += 1;
+            let Some(record) = reads.workflow(&id)?.filter(|record| !record.deleted) else { continue };
+            let spec = record.content.spec();
+            let labelled = request.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value));
+            let named =
+                [id.as_str(), &spec.name, &spec.description].iter().any(|field| field.to_lowercase().contains(&text));
+            if !labelled || !named {
+                continue;
+            }
+            let mut shown = with_latest(reads, definition::render(&record), &record)?;
+            if !statuses.is_empty() && !statuses.contains(&shown.status) {
+                continue;
+            }
+            shown.tasks.clear();
+            workflows.push(shown);
+            if workflows.len() == page.size || scanned >= MAX_SCANNED {
+                let next_page_token = page.token(&position);
+                return Ok(v1::ListWorkflowsResponse { workflows, next_page_token });
+            }
+        }
+        after = Some(last);
+    }
+    Ok(v1::ListWorkflowsResponse { workflows, next_page_token: String::new() })
+}
+
+fn plan_of(content: &Content) -> Option<v1::WorkflowPlan> {
+    let Content::Ready(checked) = content else { return None };
+    let name = |task: &u32| checked.task(*task).id.clone();
+    let stages = checked.graph().stages().iter();
+    Some(v1::WorkflowPlan {
+        stages: stages.map(|stage| v1::WorkflowStage { task_ids: stage.iter().map(name).collect() }).collect(),
+        task_count: u32::try_from(checked.task_count()).unwrap_or(u32::MAX),
+        dependency_count: u32::try_from(checked.graph().dependency_count()).unwrap_or(u32::MAX),
+    })
+}
+
+fn batch_result(outcome: Result<v1::WorkflowExecution, Status>) -> v1::BatchExecuteResult {
+    use tonic_types::StatusExt as _;
+    use v1::batch_execute_result::Result as Outcome;
+    let result = match outcome {
+        Ok(execution) => Outcome::Execution(execution),
+        Err(status) => Outcome::Error(v1::RequestError {
+            code: status.code() as i32,
+            reason: status.get_details_error_info().map(|info| info.reason).unwrap_or_default(),
+            message: status.message().into(),
+        }),
+    };
+    v1::BatchExecuteResult { result: Some(result) }
+}
+
+/// The stored definition with some fields of the given one.
+fn masked(mut stored: v1::Workflow, given: v1::Workflow, paths: &[String]) -> Result<v1::Workflow, Status> {
+    for path in paths {
+        match path.as_str() {
+            "name" => stored.name.clone_from(&given.name),
+            "description" => stored.description.clone_from(&given.description),
+            "tasks" => stored.tasks.clone_from(&given.tasks),
+            "metadata" => stored.metadata.clone_from(&given.metadata),
+            "labels" => stored.labels.clone_from(&given.labels),
+            "notification_config" => stored.notification_config.clone_from(&given.notification_config),
+            "concurrency_limits" => stored.concurrency_limits.clone_from(&given.concurrency_limits),
+            "failure_policy" => stored.failure_policy = given.failure_policy,
+            "on_failure" => stored.on_failure.clone_from(&given.on_failure),
+            "finally" => stored.finally.clone_from(&given.finally),
+            "execution_timeout" => stored.execution_timeout.clone_from(&given.execution_timeout),
+            "inputs" => stored.inputs.clone_from(&given.inputs),
+            other => {
+                let words = format!(
+                    "`{other}` is no field that an update can set; use name, description, tasks, metadata, labels, \
+                     notification_config, concurrency_limits, failure_policy, on_failure, finally, execution_timeout \
+                     or inputs"
+                );
+                return Err(status::status(Reason::InvalidUpdateMask, words));
+            }
+        }
+    }
+    Ok(stored)
+}

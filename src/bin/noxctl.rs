@@ -1,0 +1,7 @@
+//! The command-line client of noxd. Everything is in `noxd::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    noxd::cli::main()
+}

@@ -1,0 +1,88 @@
+//! The daemon: `noxd serve` runs it, `noxd run FILE` runs one workflow file with a daemon of its own.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use noxd::{
+    config::{ConfigError, Settings},
+    daemon::{Daemon, RunError, StartError},
+    run::{self, RunArgs, RunFailure},
+    telemetry,
+};
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A durable workflow engine for AI agents and other programs.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon until SIGTERM or SIGINT
+    Serve {
+        /// A file of settings (TOML); flags and the environment go over it
+        #[arg(long, env = "NOXD_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Run one workflow file to its end, with a daemon of its own
+    Run(RunArgs),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Serve(#[from] RunError),
+    #[error(transparent)]
+    Run(#[from] RunFailure),
+    #[error("cannot start the runtime")]
+    Runtime(#[from] std::io::Error),
+}
+
+fn main() -> ExitCode {
+    match start(Cli::parse().command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            noxd::cli::output::talk(&format!("noxd: {}", run::chain(&failure)));
+            ExitCode::from(match &failure {
+                Failure::Config(_) => 2,
+                Failure::Run(failure) => failure.exit_code(),
+                _ => 1,
+            })
+        }
+    }
+}
+
+fn start(command: Command) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve { config, settings } => serve(config, settings).await,
+            Command::Run(args) => Ok(run::run(args).await?),
+        }
+    })
+}
+
+async fn serve(file: Option<PathBuf>, settings: Settings) -> Result<u8, Failure> {
+    let below = file.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+    let config = settings.over(below).into_config()?;
+    telemetry::log_to_stderr(&config.log);
+    let stop = CancellationToken::new();
+    run::stop_on_signals(stop.clone())?;
+    let daemon = Daemon::start(&config).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), doors = ?daemon.doors, data = %config.data_dir.display(), "serving");
+    daemon.run_until(stop).await?;
+    tracing::info!("stopped");
+    Ok(0)
+}

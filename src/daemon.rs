@@ -1,0 +1,232 @@
+//! The composition root: opens everything in order, joins the channels, and closes everything in order.
+//!
+//! Start: store and recovery → leftovers of a dead noxd ended → executor → interrupted attempts queued again → doors.
+//! Stop: nothing new is admitted → running tasks end, or are ended → streams and calls end → the writer stops.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::task::JoinHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::{
+        About, Api,
+        listen::{self, DoorError, ServeError},
+    },
+    config::Config,
+    engine::{Engine, EngineConfig, Handle, OpenError, Request, Stopped, clock, recovery::LostAttempt},
+    executor::{Executor, ExecutorConfig, files::DataLayout, leftovers},
+    machine::{
+        ids::Actor,
+        message::{AttemptEnd, AttemptOutcome, Command},
+    },
+    store::disk::RealDisk,
+};
+
+/// A daemon that runs.
+pub struct Daemon {
+    engine: Engine,
+    executor: Executor,
+    serving: JoinHandle<Result<(), ServeError>>,
+    stop_serving: CancellationToken,
+    streams: TaskTracker,
+    drain_timeout: std::time::Duration,
+    /// Where it listens, for people.
+    pub doors: Vec<String>,
+}
+
+/// Why a daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("cannot make the data directory {}: {source}", path.display())]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The engine.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A door.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The runtime ended meanwhile.
+    #[error("noxd was stopped while it started")]
+    Stopped,
+}
+
+/// Why a daemon that ran ended in an error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The engine could not go on.
+    #[error(transparent)]
+    Engine(#[from] Stopped),
+    /// The API could not go on.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl Daemon {
+    /// Starts everything. When this returns, it serves.
+    ///
+    /// # Errors
+    /// Why it could not start; everything is closed again then.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let layout = DataLayout::new(&config.data_dir);
+        make_private(&config.data_dir)?;
+        let mut engine = open(config, &layout).await?;
+        let store_id = format!("{:032x}", engine.handle.store_id());
+        let interrupted = std::mem::take(&mut engine.interrupted);
+        end_leftovers(&store_id, &interrupted, config).await;
+        let effects = std::mem::replace(&mut engine.effects, tokio::sync::mpsc::channel(1).1);
+        let executor_config = ExecutorConfig {
+            layout: layout.clone(),
+            store_id,
+            grace: config.termination_grace,
+            log_cap: config.log_cap,
+        };
+        let executor = Executor::start(executor_config, engine.handle.clone(), effects);
+        report_interrupted(&engine.handle, &interrupted).await;
+        let stop_serving = CancellationToken::new();
+        let streams = TaskTracker::new();
+        let api = Api {
+            engine: engine.handle.clone(),
+            layout,
+            stop: stop_serving.clone(),
+            streams: streams.clone(),
+            about: Arc::new(About { started_at: clock::wall_now(), termination_grace: config.termination_grace }),
+        };
+        let doors = open_doors(config).await?;
+        let described = doors.iter().map(listen::Door::describe).collect();
+        let serving = tokio::spawn(listen::serve(api, doors, stop_serving.clone()));
+        Ok(Self {
+            engine,
+            executor,
+            serving,
+            stop_serving,
+            streams,
+            drain_timeout: config.drain_timeout,
+            doors: described,
+        })
+    }
+
+    /// The engine's handle.
+    pub fn handle(&self) -> Handle {
+        self.engine.handle.clone()
+    }
+
+    /// Runs until `stop`, then closes everything in order.
+    ///
+    /// # Errors
+    /// Why it could not go on: nothing more was acknowledged from there.
+    pub async fn run_until(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        tokio::select! {
+            stopped = &mut self.engine.stopped => {
+                self.stop_serving.cancel();
+                let reason: Arc<str> = "the writer ended unasked; see the log".into();
+                return Err(stopped.unwrap_or(Ok(())).err().unwrap_or(Stopped { reason }).into());
+            }
+            serving = &mut self.serving => {
+                if let Ok(Err(error)) = serving {
+                    return Err(error.into());
+                }
+            }
+            () = stop.cancelled() => {}
+        }
+        self.shut_down().await
+    }
+
+    /// Ends running attempts without waiting for them or their grace, then closes everything in order.
+    ///
+    /// # Errors
+    /// As [`run_until`](Self::run_until).
+    pub async fn kill(self) -> Result<(), RunError> {
+        self.executor.kill_all();
+        self.shut_down().await
+    }
+
+    async fn shut_down(self) -> Result<(), RunError> {
+        let drain = Request { command: Command::Drain, actor: Actor::Noxd, id: None };
+        if self.engine.handle.submit(drain).await.is_ok() {
+            tracing::info!(running = self.executor.running(), "draining");
+        }
+        self.executor.shut_down(self.drain_timeout).await;
+        self.stop_serving.cancel();
+        self.streams.close();
+        self.streams.wait().await;
+        if let Ok(Err(error)) = self.serving.await {
+            tracing::warn!(%error, "serving ended in an error");
+        }
+        self.engine.handle.stop().await;
+        let mut engine = self.engine;
+        let outcome = (&mut engine.stopped).await.unwrap_or(Ok(()));
+        // The thread has told its end: joining it waits for nothing more.
+        engine.join();
+        Ok(outcome?)
+    }
+}
+
+fn make_private(directory: &std::path::Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| StartError::DataDir { path: directory.to_path_buf(), source })
+}
+
+/// Recovery reads the disk: away from the threads that serve.
+async fn open(config: &Config, layout: &DataLayout) -> Result<Engine, StartError> {
+    let engine_config = EngineConfig {
+        directory: layout.store(),
+        concurrency_limit: config.concurrency_limit,
+        new_store_id: uuid::Uuid::new_v4().as_u128(),
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        cache_bytes: config.cache_bytes,
+    };
+    let opened = tokio::task::spawn_blocking(move || Engine::open(engine_config, Arc::new(RealDisk))).await;
+    Ok(opened.map_err(|_| StartError::Stopped)??)
+}
+
+/// Processes of a dead noxd on this store are ended before their tasks are tried again (S-RETRY-7, S-SAFE-4).
+async fn end_leftovers(store_id: &str, interrupted: &[LostAttempt], config: &Config) {
+    use crate::executor::process::ProcessIdentity;
+    let known: Vec<ProcessIdentity> = interrupted
+        .iter()
+        .filter_map(|lost| lost.process.as_ref())
+        .map(|process| ProcessIdentity {
+            pid: process.pid,
+            start_time: process.start_time,
+            boot_id: process.boot_id.to_string(),
+        })
+        .collect();
+    let ended = leftovers::end_all(store_id, &known, config.termination_grace).await;
+    if ended > 0 {
+        tracing::info!(ended, "ended processes that a noxd before this one had left behind");
+    }
+}
+
+async fn report_interrupted(engine: &Handle, interrupted: &[LostAttempt]) {
+    if interrupted.is_empty() {
+        return;
+    }
+    tracing::info!(attempts = interrupted.len(), "attempts were interrupted; their tasks are queued again");
+    for some in interrupted.chunks(1_000) {
+        let facts = some.iter().map(|lost| Command::AttemptEnded {
+            attempt: lost.key,
+            outcome: Box::new(AttemptOutcome::bare(AttemptEnd::Interrupted("noxd went down while it ran"))),
+        });
+        // An engine that has stopped tells so itself.
+        let _ = engine.report(facts.collect()).await;
+    }
+}
+
+async fn open_doors(config: &Config) -> Result<Vec<listen::Door>, DoorError> {
+    let mut doors = Vec::new();
+    if let Some(socket) = &config.socket {
+        doors.push(listen::unix(socket).await?);
+    }
+    if let Some(address) = config.listen {
+        doors.push(listen::tcp(address, config.insecure).await?);
+    }
+    Ok(doors)
+}

@@ -1,0 +1,313 @@
+//! The engine: one writer decides; everything else asks it, or reads what is durable.
+//!
+//! [`Engine::open`] recovers what is alive and starts the writer's thread; [`Handle`] is what the rest of noxd holds:
+//! cheap to clone, with a bounded queue behind it. The engine knows no executor: it sends effects to a bounded channel,
+//! and facts come back through the handle.
+//!
+//! Read [`writer`] for the loop, [`read`] for reads, [`watch`] for streams.
+
+pub mod batch;
+pub mod clock;
+pub mod read;
+pub mod recovery;
+pub mod requests;
+pub mod watch;
+mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc::SyncSender},
+    thread::JoinHandle,
+};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use self::{
+    clock::SystemClock,
+    read::{ReadError, Reads},
+    recovery::LostAttempt,
+    requests::{RequestId, Requests},
+    watch::{Hub, Scope, Watch},
+    writer::Writer,
+};
+use crate::{
+    machine::{
+        ids::{Actor, Revision},
+        message::{Command, Effect, Rejection, Reply},
+        step::Machine,
+    },
+    store::{Store, StoreError, disk::Disk},
+};
+
+/// Messages that may wait for the writer; who finds no room waits for it. One message has up to 1,000 commands.
+const QUEUE: usize = 1_024;
+/// Batches of effects that may wait for the executor, which takes them at once.
+const EFFECT_BATCHES: usize = 64;
+
+/// What the engine is opened with.
+pub struct EngineConfig {
+    /// The store's directory.
+    pub directory: PathBuf,
+    /// Most attempts alive at once.
+    pub concurrency_limit: u32,
+    /// The id of the store, if it is a fresh one.
+    pub new_store_id: u128,
+    /// Where chance begins.
+    pub seed: u64,
+    /// sled's cache in bytes.
+    pub cache_bytes: usize,
+}
+
+/// The engine, as its owner holds it.
+pub struct Engine {
+    /// For everybody else.
+    pub handle: Handle,
+    /// What the executor is to do.
+    pub effects: mpsc::Receiver<Vec<Effect>>,
+    /// Attempts that were alive when noxd went down: their processes are to be ended, then they are to be reported
+    /// interrupted.
+    pub interrupted: Vec<LostAttempt>,
+    /// Resolves when the writer has stopped; an error says why it could not go on.
+    pub stopped: oneshot::Receiver<Result<(), Stopped>>,
+    thread: JoinHandle<()>,
+}
+
+/// Why an engine could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its rows cannot be read.
+    #[error("recovery failed")]
+    Recovery(#[from] ReadError),
+    /// No thread.
+    #[error("the writer's thread could not be started")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The engine has stopped: it takes nothing more.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the engine has stopped: {reason}")]
+pub struct Stopped {
+    /// Why.
+    pub reason: Arc<str>,
+}
+
+/// What a caller wants.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The command.
+    pub command: Command,
+    /// Who wants it.
+    pub actor: Actor,
+    /// So that a repeat has no second effect.
+    pub id: Option<RequestId>,
+}
+
+/// What a request is answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What was done.
+    pub reply: Reply,
+    /// Whether it had been done before.
+    pub repeated: bool,
+}
+
+/// Why a request was refused. Nothing changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The machine refused it.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The same request id came before with another body.
+    #[error("this request_id was used before with another body; use a new one for a new request")]
+    RequestIdReused,
+    /// No room on the disk.
+    #[error("the disk has no room for new work; running work goes on; free some space and try again")]
+    StoreFull,
+    /// The engine has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// How busy the engine is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Most attempts alive at once.
+    pub concurrency_limit: u32,
+    /// Attempts alive.
+    pub running_tasks: usize,
+    /// Tasks that wait for a slot.
+    pub queued_tasks: usize,
+    /// Executions that have not ended.
+    pub active_executions: usize,
+    /// Executions held in memory.
+    pub hot_executions: usize,
+}
+
+/// What the writer is sent.
+enum Message {
+    Requests { requests: Vec<Request>, reply: oneshot::Sender<Vec<Result<Answer, Refusal>>> },
+    Facts(Vec<Command>),
+    Stop,
+}
+
+impl Message {
+    fn commands(&self) -> usize {
+        match self {
+            Self::Requests { requests, .. } => requests.len(),
+            Self::Facts(facts) => facts.len(),
+            Self::Stop => 1,
+        }
+    }
+}
+
+/// The engine, as everybody but its owner holds it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    sender: SyncSender<Message>,
+    room: Arc<Semaphore>,
+    reads: Reads,
+    hub: Arc<Hub>,
+    status: tokio::sync::watch::Receiver<Status>,
+    store_id: u128,
+}
+
+impl Engine {
+    /// Opens the store, recovers what is alive, and starts the writer.
+    ///
+    /// # Errors
+    /// Where the store is somebody else's, damaged, or cannot be read; it is unchanged then.
+    pub fn open(config: EngineConfig, disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+        let store = Store::open(store_config(&config), disk)?;
+        let reads = Reads::new(store.reader());
+        let recovered = recovery::recover(&reads, config.concurrency_limit)?;
+        let clock = SystemClock::continue_from(recovered.elapsed, config.seed);
+        let hub = Hub::new(recovered.state.revision());
+        let (sender, messages) = std::sync::mpsc::sync_channel(QUEUE);
+        let room = Arc::new(Semaphore::new(QUEUE));
+        let (effects, effects_out) = mpsc::channel(EFFECT_BATCHES);
+        let (status, status_out) = tokio::sync::watch::channel(Status::default());
+        let handle = Handle {
+            sender,
+            room: Arc::clone(&room),
+            reads: reads.clone(),
+            hub: Arc::clone(&hub),
+            status: status_out,
+            store_id: store.store_id(),
+        };
+        let writer = Writer {
+            machine: Machine::new(recovered.state),
+            store,
+            clock: Box::new(clock),
+            reads,
+            hub,
+            messages,
+            room,
+            effects,
+            status,
+            requests: Requests::default(),
+            loaded: Vec::new(),
+        };
+        let (stopped, stopped_out) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("noxd-writer".into()).spawn(move || {
+            // Without a receiver nobody wants to know.
+            let _ = stopped.send(writer.run());
+        })?;
+        Ok(Self { handle, effects: effects_out, interrupted: recovered.interrupted, stopped: stopped_out, thread })
+    }
+
+    /// Waits for the writer's thread, after it was told to stop.
+    pub fn join(self) {
+        drop(self.effects);
+        drop(self.handle);
+        if self.thread.join().is_err() {
+            tracing::error!("the writer's thread panicked");
+        }
+    }
+}
+
+impl Handle {
+    /// Asks for one thing. Answered when it is durable.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub async fn submit(&self, request: Request) -> Result<Answer, Refusal> {
+        let mut answers = self.submit_all(vec![request]).await?;
+        answers.pop().unwrap_or_else(|| Err(gone().into()))
+    }
+
+    /// Asks for several things in one commit; each is answered for itself.
+    ///
+    /// # Errors
+    /// Where the engine has stopped.
+    pub async fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<Result<Answer, Refusal>>, Stopped> {
+        let (reply, answers) = oneshot::channel();
+        self.send(Message::Requests { requests, reply }).await?;
+        answers.await.map_err(|_| gone())
+    }
+
+    /// Reports what the executor saw. Taken when there is room; not waited for.
+    ///
+    /// # Errors
+    /// Where the engine has stopped.
+    pub async fn report(&self, facts: Vec<Command>) -> Result<(), Stopped> {
+        self.send(Message::Facts(facts)).await
+    }
+
+    /// Tells the writer to stop after what is in its queue now.
+    pub async fn stop(&self) {
+        // An engine that has stopped needs no telling.
+        let _ = self.send(Message::Stop).await;
+    }
+
+    /// What is durable, for reading.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// The newest durable revision.
+    pub fn revision(&self) -> Revision {
+        self.hub.revision()
+    }
+
+    /// Watches from after a revision.
+    pub fn watch(&self, scope: Scope, after: Revision) -> Watch {
+        Watch::new(&self.hub, self.reads.clone(), scope, after)
+    }
+
+    /// How busy the engine is.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Which store this is.
+    pub fn store_id(&self) -> u128 {
+        self.store_id
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Stopped> {
+        let room = self.room.acquire().await.map_err(|_| gone())?;
+        self.sender.try_send(message).map_err(|_| gone())?;
+        // The writer gives the room back when it takes the message.
+        room.forget();
+        Ok(())
+    }
+}
+
+fn gone() -> Stopped {
+    Stopped { reason: "see noxd's log".into() }
+}
+
+fn store_config(config: &EngineConfig) -> crate::store::StoreConfig {
+    crate::store::StoreConfig {
+        directory: config.directory.clone(),
+        new_store_id: config.new_store_id,
+        cache_bytes: config.cache_bytes,
+        ..crate::store::StoreConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

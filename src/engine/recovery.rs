@@ -1,0 +1,85 @@
+//! From rows back to a running machine: it costs as much as there is live work, whatever the history (S-SAFE-4).
+
+use super::read::{ReadError, Reads};
+use crate::machine::{
+    ids::{AttemptKey, Elapsed, ExecutionId},
+    message::{Event, ProcessIdentity},
+    state::State,
+    task::TaskStatus,
+};
+
+/// Executions loaded at once.
+const ALIVE_AT_ONCE: usize = 1_024;
+
+/// What was found.
+pub struct Recovered {
+    /// Everything alive.
+    pub state: State,
+    /// noxd's own clock, to be continued.
+    pub elapsed: Elapsed,
+    /// Attempts that were alive when noxd went down.
+    pub interrupted: Vec<LostAttempt>,
+}
+
+/// An attempt that was alive when noxd went down.
+#[derive(Clone, Debug)]
+pub struct LostAttempt {
+    /// Which.
+    pub key: AttemptKey,
+    /// Its process, where that was recorded before the end.
+    pub process: Option<ProcessIdentity>,
+}
+
+/// Loads everything alive.
+///
+/// # Errors
+/// Where the store cannot be read; nothing is guessed.
+pub fn recover(reads: &Reads, concurrency_limit: u32) -> Result<Recovered, ReadError> {
+    let mut state = State::new(concurrency_limit);
+    let mut elapsed = Elapsed(0);
+    if let Some((revision, batch)) = reads.newest_batch()? {
+        elapsed = batch.elapsed;
+        state.continue_after(revision, batch.time, batch.elapsed);
+    }
+    let mut interrupted = Vec::new();
+    let mut after: Option<ExecutionId> = None;
+    loop {
+        let page = reads.alive(after, ALIVE_AT_ONCE)?;
+        let Some(last) = page.last() else { break };
+        after = Some(*last);
+        for id in page {
+            let execution =
+                reads.execution(id)?.ok_or_else(|| ReadError::Missing(format!("the events of execution {id}")))?;
+            for task in execution.tasks_in(TaskStatus::Running) {
+                let attempt = execution.tasks[task as usize].attempt;
+                interrupted.push(LostAttempt { key: AttemptKey { execution: id, task, attempt }, process: None });
+            }
+            state.load_execution(execution);
+            state.drop_idle([id]);
+        }
+    }
+    find_processes(reads, &mut interrupted)?;
+    Ok(Recovered { state, elapsed, interrupted })
+}
+
+/// The processes of attempts are in the newest events of their executions.
+fn find_processes(reads: &Reads, attempts: &mut [LostAttempt]) -> Result<(), ReadError> {
+    let mut events = Vec::new();
+    let mut of: Option<ExecutionId> = None;
+    for attempt in attempts {
+        if of != Some(attempt.key.execution) {
+            of = Some(attempt.key.execution);
+            events = reads.events(attempt.key.execution, 0, usize::MAX)?;
+            events.retain(|recorded| matches!(recorded.event, Event::TaskSpawned { .. }));
+        }
+        attempt.process = events.iter().rev().find_map(|recorded| match &recorded.event {
+            Event::TaskSpawned { task, attempt: number, process }
+                if *task == attempt.key.task && *number == attempt.key.attempt =>
+            {
+                Some(process.clone())
+            }
+            _ => None,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! Does what effects say and reports what it saw: facts only.
+//!
+//! [`Executor::start`] takes effects from the engine's channel. Each attempt is one task of the runtime that ends with
+//! one report; the dispatcher itself never waits for the engine, so the two cannot wait for each other. `process` runs a
+//! program to its end; `noop` does nothing, through the same effects and the same reports.
+
+mod census;
+pub mod files;
+pub mod leftovers;
+pub mod logs;
+mod output;
+mod pipes;
+pub mod process;
+mod spawn;
+mod termination;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use self::{
+    files::DataLayout,
+    process::{ProcessEnd, ProcessReport, ProcessSpec, StopCause, StopSignal, Stopper},
+};
+use crate::{
+    engine::Handle,
+    machine::{
+        ids::{AttemptKey, WorkflowId},
+        message::{self, AttemptEnd, AttemptOutcome, Command, Effect, Output},
+        workflow::{Action, CommandAction, Definition, OutputFormat, TaskSpec},
+    },
+};
+
+/// What the executor is started with.
+#[derive(Clone, Debug)]
+pub struct ExecutorConfig {
+    /// Where attempts leave their files.
+    pub layout: DataLayout,
+    /// The store's id: every child carries it, so that leftovers can be found.
+    pub store_id: String,
+    /// How long a process has between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Bytes of log kept per attempt.
+    pub log_cap: u64,
+}
+
+/// Runs attempts.
+#[derive(Clone)]
+pub struct Executor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: ExecutorConfig,
+    engine: Handle,
+    /// Attempts that run. An entry is there from before the attempt starts until its end is about to be reported.
+    running: Mutex<HashMap<AttemptKey, Stopper>>,
+    attempts: TaskTracker,
+}
+
+impl Executor {
+    /// Starts taking effects.
+    pub fn start(config: ExecutorConfig, engine: Handle, mut effects: mpsc::Receiver<Vec<Effect>>) -> Self {
+        let shared = Shared { config, engine, running: Mutex::default(), attempts: TaskTracker::new() };
+        let executor = Self { shared: Arc::new(shared) };
+        let dispatcher = executor.clone();
+        tokio::spawn(async move {
+            while let Some(batch) = effects.recv().await {
+                dispatcher.dispatch(batch);
+            }
+        });
+        executor
+    }
+
+    /// How many attempts run.
+    pub fn running(&self) -> usize {
+        self.running_map().len()
+    }
+
+    /// Lets running attempts end by themselves for that long, then ends the rest as interrupted. Every end is reported
+    /// when this returns.
+    pub async fn shut_down(&self, patience: Duration) {
+        self.shared.attempts.close();
+        if tokio::time::timeout(patience, self.shared.attempts.wait()).await.is_err() {
+            let stoppers: Vec<Stopper> = self.running_map().values().cloned().collect();
+            tracing::info!(attempts = stoppers.len(), "ending the attempts that are still running");
+            for stopper in stoppers {
+                stopper.stop(StopCause::Interrupted);
+            }
+            self.shared.attempts.wait().await;
+        }
+    }
+
+    /// Ends every attempt at once, without its grace.
+    pub fn kill_all(&self) {
+        for stopper in self.running_map().values() {
+            stopper.kill(StopCause::Interrupted);
+        }
+    }
+
+    fn dispatch(&self, batch: Vec<Effect>) {
+        let mut done = Vec::new();
+        for effect in batch {
+            match effect {
+                Effect::StartAttempt { attempt, workflow, definition } => {
+                    if is_instant(definition.task(attempt.task)) {
+                        // Nothing to wait for: the ends of a batch go back together.
+                        done.push(ended(attempt, succeeded_with_nothing()));
+                    } else {
+                        self.start_attempt(attempt, workflow, definition);
+                    }
+                }
+                Effect::StopAttempt { attempt, cause } => {
+                    // One that is not there has ended: its report is on its way.
+                    if let Some(stopper) = self.running_map().get(&attempt) {
+                        stopper.stop(match cause {
+                            message::StopCause::Cancelled => StopCause::Cancelled,
+                            message::StopCause::TimedOut => StopCause::TimedOut,
+                        });
+                    }
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.report(done);
+        }
+    }
+
+    fn report(&self, facts: Vec<Command>) {
+        let engine = self.shared.engine.clone();
+        self.shared.attempts.spawn(async move {
+            // An engine that has stopped recovers these attempts when it opens again.
+            let _ = engine.report(facts).await;
+        });
+    }
+
+    fn start_attempt(&self, key: AttemptKey, workflow: WorkflowId, definition: Arc<Definition>) {
+        let (stopper, signal) = Stopper::new();
+        self.running_map().insert(key, stopper);
+        let executor = self.clone();
+        self.shared.attempts.spawn(async move {
+            let task = definition.task(key.task);
+            let outcome = match &task.action {
+                Some(Action::Noop { duration_micros }) => noop(Duration::from_micros(*duration_micros), signal).await,
+                Some(Action::Command(command)) => executor.command(key, &workflow, task, command, signal).await,
+                None => AttemptOutcome::bare(AttemptEnd::NotSpawned(
+                    "the task has no action, and this build of noxd has no agents that could do it".into(),
+                )),
+            };
+            executor.running_map().remove(&key);
+            // An engine that has stopped recovers this attempt when it opens again.
+            let _ = executor.shared.engine.report(vec![ended(key, outcome)]).await;
+        });
+    }
+
+    async fn command(
+        &self,
+        key: AttemptKey,
+        workflow: &WorkflowId,
+        task: &TaskSpec,
+        command: &CommandAction,
+        signal: StopSignal,
+    ) -> AttemptOutcome {
+        let layout = &self.shared.config.layout;
+        let made = {
+            let layout = layout.clone();
+            tokio::task::spawn_blocking(move || layout.make_execution(key.execution)).await
+        };
+        if let Ok(Err(error)) = made {
+            let words =
+                format!("the directory of the execution could not be made under {}: {error}", layout.root().display());
+            return AttemptOutcome::bare(AttemptEnd::NotSpawned(words));
+        }
+        let spec = self.spec(key, workflow, task, command);
+        let (spawned, identity) = tokio::sync::oneshot::channel();
+        let run = process::run(spec, signal, move |identity| {
+            // The receiver lives as long as the run.
+            let _ = spawned.send(identity);
+        });
+        let tell = async {
+            let Ok(identity) = identity.await else { return };
+            let process = message::ProcessIdentity {
+                pid: identity.pid,
+                start_time: identity.start_time,
+                boot_id: identity.boot_id.as_str().into(),
+            };
+            // An engine that has stopped finds the process by its environment.
+            let _ = self.shared.engine.report(vec![Command::AttemptSpawned { attempt: key, process }]).await;
+        };
+        let (report, ()) = tokio::join!(run, tell);
+        outcome_of(report)
+    }
+
+    fn spec(&self, key: AttemptKey, workflow: &WorkflowId, task: &TaskSpec, command: &CommandAction) -> ProcessSpec {
+        let config = &self.shared.config;
+        let execution = key.execution.to_string();
+        let identity = [
+            ("NOX_STORE_ID", config.store_id.clone()),
+            ("NOX_WORKFLOW_ID", workflow.as_str().into()),
+            ("NOX_TASK_ID", task.id.clone()),
+            ("NOX_ATTEMPT", key.attempt.to_string()),
+            ("NOX_INPUTS", config.layout.inputs_file(key.execution).to_string_lossy().into_owned()),
+            ("NOX_SCRATCH_DIR", config.layout.work_dir(key.execution).to_string_lossy().into_owned()),
+            ("NOX_IDEMPOTENCY_KEY", format!("{execution}/{}", task.id)),
+            ("NOX_EXECUTION_ID", execution),
+        ];
+        let work_dir = if command.working_dir.is_empty() {
+            config.layout.work_dir(key.execution)
+        } else {
+            command.working_dir.clone().into()
+        };
+        ProcessSpec {
+            argv: command.argv.clone(),
+            env: command.env.clone().into_iter().collect(),
+            identity: identity.map(|(name, value)| (name.to_string(), value)).to_vec(),
+            working_dir: work_dir,
+            stdin: (!command.stdin.is_empty()).then(|| command.stdin.clone().into_bytes()),
+            output_file: config.layout.output_file(key.execution, &task.id, key.attempt),
+            log_file: config.layout.log_file(key.execution, &task.id, key.attempt),
+            log_cap: config.log_cap,
+            json_output: task.output_format == OutputFormat::Json,
+            grace: config.grace,
+        }
+    }
+
+    fn running_map(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptKey, Stopper>> {
+        // A panic while it was held leaves the map whole: it is only ever inserted into and removed from.
+        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_instant(task: &TaskSpec) -> bool {
+    matches!(task.action, Some(Action::Noop { duration_micros: 0 }))
+}
+
+fn ended(attempt: AttemptKey, outcome: AttemptOutcome) -> Command {
+    Command::AttemptEnded { attempt, outcome: Box::new(outcome) }
+}
+
+fn succeeded_with_nothing() -> AttemptOutcome {
+    AttemptOutcome::bare(AttemptEnd::Succeeded)
+}
+
+async fn noop(duration: Duration, signal: StopSignal) -> AttemptOutcome {
+    tokio::select! {
+        cause = signal.requested() => AttemptOutcome::bare(stopped(cause)),
+        () = tokio::time::sleep(duration) => succeeded_with_nothing(),
+    }
+}
+
+fn stopped(cause: StopCause) -> AttemptEnd {
+    match cause {
+        StopCause::Cancelled | StopCause::TimedOut => AttemptEnd::Stopped,
+        StopCause::Interrupted => AttemptEnd::Interrupted("noxd shut down"),
+    }
+}
+
+/// What the machine is told of a process.
+fn outcome_of(report: ProcessReport) -> AttemptOutcome {
+    let (end, output) = match (report.stopped, report.end) {
+        (Some(cause), _) => (stopped(cause), None),
+        (None, ProcessEnd::Exited { code: 0 }) => match report.output {
+            Ok(json) => (AttemptEnd::Succeeded, output_of(json)),
+            Err(fault) => (AttemptEnd::OutputRefused(fault.message), None),
+        },
+        (None, ProcessEnd::Exited { code }) => (AttemptEnd::ExitCode(code), None),
+        (None, ProcessEnd::Signaled { signal }) => (AttemptEnd::Signal(signal), None),
+        (None, ProcessEnd::SpawnFailed { message }) => (AttemptEnd::NotSpawned(message), None),
+    };
+    AttemptOutcome {
+        end,
+        output,
+        stderr_tail: report.stderr_tail,
+        cpu_micros: report.cpu_time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+        peak_memory_bytes: report.peak_memory_bytes,
+    }
+}
+
+/// The output is JSON text, made by `output`; it is UTF-8 by construction.
+fn output_of(json: Vec<u8>) -> Option<Output> {
+    let json = String::from_utf8(json).ok()?;
+    Some(Output { size: json.len() as u64, json: json.into() })
+}

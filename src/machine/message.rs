@@ -1,0 +1,529 @@
+//! What goes in and out of the machine: [`Command`] in, [`Event`] remembered, [`Effect`] ordered, [`Rejection`] refused.
+//!
+//! All of them are values. Events are the only thing that changes state; effects follow from events.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    ids::{Actor, AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+    workflow::{Definition, Violation, WorkflowSpec},
+};
+
+/// What somebody wants, or what the executor saw.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Store a definition under an id that is free.
+    CreateWorkflow {
+        /// Already checked.
+        content: Content,
+    },
+    /// Store another version.
+    UpdateWorkflow {
+        /// Already checked.
+        content: Content,
+        /// Only if the stored one still has this etag.
+        etag: Option<String>,
+    },
+    /// Forget a definition.
+    DeleteWorkflow {
+        /// Which.
+        workflow: WorkflowId,
+        /// Only if the stored one still has this etag.
+        etag: Option<String>,
+    },
+    /// Run the newest version.
+    StartExecution {
+        /// Its id, made at the edge.
+        execution: ExecutionId,
+        /// Of which workflow.
+        workflow: WorkflowId,
+        /// Over the workflow's own.
+        labels: BTreeMap<String, String>,
+        /// What starts it.
+        trigger: Trigger,
+    },
+    /// Pause, resume or cancel.
+    Control {
+        /// What to do.
+        operation: Operation,
+        /// With which workflow.
+        workflow: WorkflowId,
+        /// With which execution; `None`: every active one.
+        execution: Option<ExecutionId>,
+    },
+    /// The process of an attempt exists.
+    AttemptSpawned {
+        /// Which attempt.
+        attempt: AttemptKey,
+        /// Which process.
+        process: ProcessIdentity,
+    },
+    /// An attempt is over, and no process of it is left.
+    AttemptEnded {
+        /// Which attempt.
+        attempt: AttemptKey,
+        /// How it ended.
+        outcome: Box<AttemptOutcome>,
+    },
+    /// Admit nothing more: noxd is shutting down.
+    Drain,
+}
+
+/// What is done with executions from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Start nothing more.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End it.
+    Cancel,
+}
+
+impl Operation {
+    /// The verb, for words to people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// A definition on its way into the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// It can run.
+    Ready(Arc<Definition>),
+    /// It has faults and was stored all the same, on request.
+    Draft {
+        /// As given.
+        spec: Arc<WorkflowSpec>,
+        /// Why it cannot run.
+        violations: Vec<Violation>,
+    },
+}
+
+impl Content {
+    /// The definition as its author wrote it.
+    pub fn spec(&self) -> &WorkflowSpec {
+        match self {
+            Self::Ready(definition) => definition.spec(),
+            Self::Draft { spec, .. } => spec,
+        }
+    }
+}
+
+/// A workflow as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkflowRecord {
+    /// Counts all versions under this id, from 1.
+    pub version: u64,
+    /// When the first version was stored.
+    pub created_at: Timestamp,
+    /// When this version was stored.
+    pub updated_at: Timestamp,
+    /// Who stored the first version.
+    pub created_by: Actor,
+    /// Whether it was deleted. The record stays, so that versions go on counting.
+    pub deleted: bool,
+    /// The definition.
+    pub content: Content,
+}
+
+impl WorkflowRecord {
+    /// Changes with the definition alone: a version is never stored twice.
+    pub fn etag(&self) -> String {
+        format!("v{}", self.version)
+    }
+}
+
+/// What started an execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A call.
+    Manual,
+}
+
+/// A process that cannot be taken for a later one with the same id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessIdentity {
+    /// Its process id.
+    pub pid: u32,
+    /// Clock ticks after boot.
+    pub start_time: u64,
+    /// Which boot.
+    pub boot_id: Arc<str>,
+}
+
+/// How an attempt ended, as the executor saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptOutcome {
+    /// Its end.
+    pub end: AttemptEnd,
+    /// What it left, where it succeeded.
+    pub output: Option<Output>,
+    /// Last 4 KiB of standard error.
+    pub stderr_tail: String,
+    /// CPU time in microseconds.
+    pub cpu_micros: Option<u64>,
+    /// Most memory of one process, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl AttemptOutcome {
+    /// An end without anything measured.
+    pub fn bare(end: AttemptEnd) -> Self {
+        Self { end, output: None, stderr_tail: String::new(), cpu_micros: None, peak_memory_bytes: None }
+    }
+}
+
+/// The end of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// It did its work.
+    Succeeded,
+    /// It exited with a code other than 0.
+    ExitCode(i32),
+    /// A signal that noxd did not send ended it.
+    Signal(i32),
+    /// It could not be started.
+    NotSpawned(String),
+    /// Its output cannot be taken.
+    OutputRefused(String),
+    /// noxd ended it, since it was told to: by a cancel or a timeout.
+    Stopped,
+    /// noxd's own shutdown or crash ended it.
+    Interrupted(&'static str),
+}
+
+/// What a task left: JSON text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The whole of it, or its beginning where `size` is greater.
+    pub json: Arc<str>,
+    /// Bytes of the whole.
+    pub size: u64,
+}
+
+/// A fact with its place in the order of all facts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// Its place.
+    pub revision: Revision,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// The same on noxd's own clock.
+    pub elapsed: Elapsed,
+    /// Who caused it.
+    pub actor: Actor,
+    /// Which workflow it is about.
+    pub workflow: WorkflowId,
+    /// Which execution, if one.
+    pub execution: Option<ExecutionId>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A definition was stored or deleted.
+    WorkflowChanged {
+        /// What was done.
+        change: WorkflowChange,
+        /// The version since.
+        version: u64,
+        /// The record since; not kept in the history, which has the version rows for it.
+        record: Option<Arc<WorkflowRecord>>,
+    },
+    /// An execution began.
+    ExecutionStarted {
+        /// Of which version.
+        version: u64,
+        /// How many tasks it has.
+        task_count: u32,
+        /// The workflow's and its own.
+        labels: BTreeMap<String, String>,
+        /// What started it.
+        trigger: Trigger,
+    },
+    /// No new attempt starts from here.
+    ExecutionPaused,
+    /// Attempts start again.
+    ExecutionResumed,
+    /// A cancel was asked for. Running attempts are told to end.
+    ExecutionCancelRequested {
+        /// How many were running.
+        running: u32,
+    },
+    /// It ended.
+    ExecutionEnded {
+        /// How.
+        end: ExecutionEnd,
+    },
+    /// An attempt was admitted: it holds its slot from here.
+    TaskStarted {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try.
+        attempt: u32,
+        /// When its last dependency ended.
+        ready_at: Timestamp,
+        /// When it came into the queue.
+        queued_at: Timestamp,
+        /// What it waited for.
+        waited: Waited,
+    },
+    /// Its process exists.
+    TaskSpawned {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try.
+        attempt: u32,
+        /// Which process.
+        process: ProcessIdentity,
+    },
+    /// Its time is up; it is told to end.
+    TaskTimeoutReached {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try.
+        attempt: u32,
+        /// The limit in microseconds.
+        timeout_micros: u64,
+    },
+    /// An attempt is over.
+    TaskEnded {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try.
+        attempt: u32,
+        /// What it means for the task.
+        end: TaskEnd,
+        /// What is known of the attempt.
+        result: Box<AttemptResult>,
+    },
+    /// Tasks that can no longer run.
+    TasksBlocked {
+        /// Which, ascending.
+        tasks: Vec<TaskIndex>,
+        /// The task whose end is the cause.
+        cause: TaskIndex,
+    },
+    /// Tasks that had not started when the cancel came.
+    TasksCancelled {
+        /// Which, ascending.
+        tasks: Vec<TaskIndex>,
+    },
+}
+
+/// What was done to a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkflowChange {
+    /// First stored.
+    Created,
+    /// Another version.
+    Updated,
+    /// Deleted.
+    Deleted,
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecutionEnd {
+    /// Every task COMPLETED or SKIPPED.
+    Completed,
+    /// Some task FAILED, TIMED_OUT or BLOCKED.
+    Failed,
+    /// On request.
+    Cancelled,
+}
+
+/// What the end of an attempt means for its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskEnd {
+    /// COMPLETED.
+    Completed,
+    /// FAILED.
+    Failed,
+    /// TIMED_OUT.
+    TimedOut,
+    /// CANCELLED.
+    Cancelled,
+    /// QUEUED again: the attempt does not count (S-RETRY-7).
+    Interrupted,
+}
+
+/// What is known of an attempt that is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptResult {
+    /// When it was admitted.
+    pub started_at: Timestamp,
+    /// Exit code, where it exited.
+    pub exit_code: Option<i32>,
+    /// CPU time in microseconds.
+    pub cpu_micros: Option<u64>,
+    /// Most memory of one process, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// What went wrong.
+    pub error: Option<TaskError>,
+    /// What it left.
+    pub output: Option<Output>,
+    /// Revision of the end of the attempt before this one; 0: this is the first.
+    pub previous: Revision,
+}
+
+/// What went wrong, and the evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskError {
+    /// What kind.
+    pub kind: ErrorKind,
+    /// One sentence.
+    pub message: String,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Last 4 KiB of standard error.
+    pub stderr_tail: String,
+}
+
+/// Kinds of error; each has one stable name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Its time was up.
+    Timeout,
+    /// It exited with a code other than 0.
+    ExitCode,
+    /// A signal ended it.
+    Signal,
+    /// It could not be started.
+    Spawn,
+    /// noxd's crash or shutdown ended it.
+    Lost,
+    /// Its output could not be taken.
+    Output,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl ErrorKind {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Timeout, Self::ExitCode, Self::Signal, Self::Spawn, Self::Lost, Self::Output, Self::Cancelled];
+
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "TIMEOUT",
+            Self::ExitCode => "EXIT_CODE",
+            Self::Signal => "SIGNAL",
+            Self::Spawn => "SPAWN",
+            Self::Lost => "LOST",
+            Self::Output => "OUTPUT",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+}
+
+/// Microseconds that a task waited before it started, by cause (S-VIEW-6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// For tasks before it.
+    pub dependency: u64,
+    /// For the execution to be resumed.
+    pub pause: u64,
+    /// For a slot.
+    pub limit: u64,
+}
+
+/// What the executor is to do. It leaves the engine only when the events behind it are durable.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Start an attempt.
+    StartAttempt {
+        /// Which.
+        attempt: AttemptKey,
+        /// Of which workflow.
+        workflow: WorkflowId,
+        /// What to do is in its task.
+        definition: Arc<Definition>,
+    },
+    /// End an attempt: SIGTERM, grace, SIGKILL.
+    StopAttempt {
+        /// Which.
+        attempt: AttemptKey,
+        /// Why.
+        cause: StopCause,
+    },
+}
+
+/// Why noxd ends an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// Its execution was cancelled.
+    Cancelled,
+    /// Its time is up.
+    TimedOut,
+}
+
+/// Why a command was refused. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No workflow of that id.
+    #[error("workflow `{0}` does not exist; `noxctl workflow list` shows those that do")]
+    WorkflowNotFound(WorkflowId),
+    /// The id is taken.
+    #[error("workflow `{0}` exists already; update it, or choose another id")]
+    WorkflowExists(WorkflowId),
+    /// Somebody else changed it first.
+    #[error("workflow `{workflow}` has etag {current} now, not {given}; read it again and repeat the change")]
+    EtagMismatch {
+        /// Which.
+        workflow: WorkflowId,
+        /// What it has.
+        current: String,
+        /// What was given.
+        given: String,
+    },
+    /// No execution of that id in that workflow.
+    #[error("execution {execution} of workflow `{workflow}` does not exist")]
+    ExecutionNotFound {
+        /// Of which workflow.
+        workflow: WorkflowId,
+        /// Which.
+        execution: ExecutionId,
+    },
+    /// Not in this state.
+    #[error("cannot {operation} workflow `{workflow}`: {why}")]
+    InvalidWorkflowState {
+        /// Which.
+        workflow: WorkflowId,
+        /// What was wanted.
+        operation: &'static str,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// A report about an attempt that is not the live one.
+    #[error("attempt {} of task {} in execution {} is not the live one", .0.attempt, .0.task, .0.execution)]
+    StaleAttempt(AttemptKey),
+    /// noxd is shutting down.
+    #[error("noxd is shutting down; try again when it is back")]
+    Draining,
+}
+
+/// What a command that was accepted answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A workflow was changed, to this version.
+    Workflow {
+        /// Which.
+        workflow: WorkflowId,
+        /// Its version since.
+        version: u64,
+    },
+    /// Executions that were started, or that a control is about.
+    Executions(Vec<ExecutionId>),
+    /// A fact was taken.
+    Taken,
+}

@@ -1,0 +1,22 @@
+//! The pure core: what workflows are and what happens to them.
+//!
+//! No async, no IO, no clock, no randomness, no hash order: time and ids are arguments, effects are values. The same
+//! commands give the same events everywhere, so recovery, simulation and reading history share this code with live
+//! running. `cargo check --lib --no-default-features` builds it alone.
+//!
+//! Read [`message`] first (what goes in and out), then [`step`] (how they meet), then [`decide`] (the rules) and
+//! [`execution`] (what each event does).
+
+pub mod decide;
+pub mod dependency;
+pub mod execution;
+pub mod expression;
+pub mod ids;
+pub mod message;
+pub mod parallel;
+pub mod progress;
+pub mod state;
+pub mod step;
+pub mod task;
+pub mod validation;
+pub mod workflow;

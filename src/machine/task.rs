@@ -1,0 +1,196 @@
+//! The life of a task in one execution: its states, and the one table that says which may follow which.
+
+use super::{
+    ids::{Elapsed, Revision, TaskIndex, Timestamp},
+    message::{ErrorKind, StopCause, TaskError},
+};
+
+/// Where a task stands (S-STATE-2).
+///
+/// ```text
+/// PENDING ─▶ QUEUED ─▶ RUNNING ─▶ COMPLETED | FAILED | TIMED_OUT
+///    │          ▲         │  └──▶ RETRYING ─▶ QUEUED
+///    │          └─────────┘ interrupted
+///    ├─▶ WAITING ─▶ COMPLETED | FAILED | TIMED_OUT
+///    └─▶ SKIPPED | BLOCKED             any that has not ended ─▶ CANCELLED
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum TaskStatus {
+    /// Waiting for dependencies.
+    Pending = 1,
+    /// Waiting for a person; no attempt, no slot.
+    Waiting = 2,
+    /// Ready, waiting for a slot.
+    Queued = 3,
+    /// With a live attempt.
+    Running = 4,
+    /// Waiting for the next try.
+    Retrying = 5,
+    /// Ended well.
+    Completed = 6,
+    /// Ended badly.
+    Failed = 7,
+    /// Ended by a timeout.
+    TimedOut = 8,
+    /// Not run: a condition did not hold.
+    Skipped = 9,
+    /// Not run: a task before it failed.
+    Blocked = 10,
+    /// Ended on request.
+    Cancelled = 11,
+}
+
+impl TaskStatus {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 11] = [
+        Self::Pending,
+        Self::Waiting,
+        Self::Queued,
+        Self::Running,
+        Self::Retrying,
+        Self::Completed,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Skipped,
+        Self::Blocked,
+        Self::Cancelled,
+    ];
+
+    /// The status of that number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| *status as u8 == number)
+    }
+
+    /// Whether it is for ever.
+    pub fn is_terminal(self) -> bool {
+        self >= Self::Completed
+    }
+
+    /// Whether dependents may run after it, under the default trigger rule (S-DEP-1).
+    pub fn satisfies_dependents(self) -> bool {
+        matches!(self, Self::Completed | Self::Skipped)
+    }
+
+    /// The table: every pair that is not in it is a fault of noxd (S-STATE-2).
+    pub fn may_become(self, next: Self) -> bool {
+        use TaskStatus::{
+            Blocked, Cancelled, Completed, Failed, Pending, Queued, Retrying, Running, Skipped, TimedOut, Waiting,
+        };
+        matches!(
+            (self, next),
+            (Pending, Queued | Waiting | Skipped | Blocked | Cancelled)
+                | (Waiting, Completed | Failed | TimedOut | Cancelled)
+                | (Queued, Running | TimedOut | Failed | Cancelled)
+                | (Running, Completed | Failed | TimedOut | Retrying | Queued | Cancelled)
+                | (Retrying, Queued | Cancelled)
+        )
+    }
+}
+
+/// A task as the machine needs it: small, since there are up to 100,000 in an execution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskState {
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Dependencies that are not fulfilled yet.
+    pub remaining: u32,
+    /// The newest attempt, from 1; 0 before the first.
+    pub attempt: u32,
+    /// Attempts that were interrupted and so do not count.
+    pub interruptions: u32,
+    /// Why the live attempt was told to end.
+    pub stopping: Option<StopCause>,
+    /// When the live attempt's time is up.
+    pub deadline: Option<Elapsed>,
+    /// The task whose end blocked it.
+    pub blocked_by: Option<TaskIndex>,
+    /// When its last dependency ended.
+    pub ready_at: Timestamp,
+    /// When it came into the queue.
+    pub queued_at: Timestamp,
+    /// How long its execution had been paused in all when it came into the queue, in microseconds.
+    pub paused_before: u64,
+    /// When its first attempt was admitted.
+    pub started_at: Option<Timestamp>,
+    /// When its newest attempt was admitted.
+    pub attempt_started_at: Timestamp,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// Process id of the live attempt.
+    pub pid: u32,
+    /// Revision of the end of its newest ended attempt; 0: none has ended.
+    pub last_end: Revision,
+}
+
+impl TaskState {
+    /// A task that waits for so many others.
+    pub fn pending(remaining: u32) -> Self {
+        Self {
+            status: TaskStatus::Pending,
+            remaining,
+            attempt: 0,
+            interruptions: 0,
+            stopping: None,
+            deadline: None,
+            blocked_by: None,
+            ready_at: Timestamp(0),
+            queued_at: Timestamp(0),
+            paused_before: 0,
+            started_at: None,
+            attempt_started_at: Timestamp(0),
+            completed_at: None,
+            pid: 0,
+            last_end: 0,
+        }
+    }
+
+    /// Attempts that count towards `max_attempts`.
+    pub fn counted_attempts(&self) -> u32 {
+        self.attempt - self.interruptions
+    }
+}
+
+/// What a person can do about an error; empty where nothing general is known (S-VIEW-4).
+pub fn remedy(error: &TaskError, exit_code: Option<i32>) -> &'static str {
+    match (error.kind, exit_code, error.signal) {
+        (ErrorKind::ExitCode, Some(126), _) => "the program could not be run: check its permissions and its first line",
+        (ErrorKind::ExitCode, Some(127), _) => "a program that the command calls was not found: check PATH",
+        (ErrorKind::ExitCode, ..) => "the standard error above and the task's log say why; run the command by hand",
+        (ErrorKind::Signal, _, Some(9)) => {
+            "nobody asked noxd to end it: often the system ran out of memory; look for it in the kernel's log"
+        }
+        (ErrorKind::Signal, ..) => "the program crashed or somebody else ended it; its log and core dump say why",
+        (ErrorKind::Spawn, ..) => "correct `command.argv`, `command.working_dir` or PATH, then execute again",
+        (ErrorKind::Timeout, ..) => "raise the task's `timeout`, or find what it waited for in its log",
+        (ErrorKind::Output, ..) => "with `output_format: JSON` write one JSON document of at most 1 MiB",
+        (ErrorKind::Lost, ..) => "noxd went down under it too often; see noxd's own log, then execute again",
+        (ErrorKind::Cancelled, ..) => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_transitions_is_the_one_that_is_promised() {
+        // S-STATE-2, written down a second time so that a slip in the code is seen.
+        let table = "
+            PENDING: QUEUED WAITING SKIPPED BLOCKED CANCELLED
+            WAITING: COMPLETED FAILED TIMEDOUT CANCELLED
+            QUEUED: RUNNING TIMEDOUT FAILED CANCELLED
+            RUNNING: COMPLETED FAILED TIMEDOUT RETRYING QUEUED CANCELLED
+            RETRYING: QUEUED CANCELLED";
+        let name = |status: TaskStatus| format!("{status:?}").to_uppercase();
+        for from in TaskStatus::ALL {
+            let line = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{}:", name(from))));
+            let allowed: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
+            for to in TaskStatus::ALL {
+                assert_eq!(from.may_become(to), allowed.contains(&name(to).as_str()), "{from:?} → {to:?}");
+            }
+            assert_eq!(from.is_terminal(), allowed.is_empty(), "terminal is for ever: {from:?}");
+            assert_eq!(TaskStatus::from_number(from as u8), Some(from));
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The generated code of the API's protos, with canonical proto3 JSON for every message.
+//!
+//! Used only in `api` and `cli`: the engine and the machine never see it. The sources are in `proto/nox/v1`.
+
+#![expect(clippy::all, reason = "generated from proto/, where the comments are linted")]
+
+/// Package `nox.v1`.
+pub mod v1 {
+    tonic::include_proto!("nox.v1");
+    include!(concat!(env!("OUT_DIR"), "/nox.v1.serde.rs"));
+}
+
+/// Everything that the protos say, encoded: what reflection serves.
+pub const API_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api_descriptors.bin"));

@@ -1,0 +1,331 @@
+//! Events as rows: one row has the events of one execution, or of one workflow, in one batch.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use super::{LayoutError, Subject, rows, unreadable};
+use crate::machine::{
+    ids::{Actor, Elapsed, TaskIndex, Timestamp, WorkflowId},
+    message::{
+        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, TaskEnd, TaskError, Trigger,
+        Waited, WorkflowChange,
+    },
+};
+
+/// Longest output that stands in its event whole, in bytes; of a longer one the event has so much.
+pub const OUTPUT_PREVIEW_BYTES: usize = 4_096;
+
+/// The row of some events of one subject.
+pub fn encode_events<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<u8> {
+    rows::EventRow { events: events.into_iter().map(encode_event).collect() }.encode_to_vec()
+}
+
+/// The events in a row. `workflow` is the one that the subject belongs to.
+///
+/// # Errors
+/// Where the bytes are no events.
+pub fn decode_events(subject: &Subject, workflow: &WorkflowId, bytes: &[u8]) -> Result<Vec<Recorded>, LayoutError> {
+    let what = || match subject {
+        Subject::Execution(id) => format!("events of execution {id}"),
+        Subject::Workflow(id) => format!("events of workflow `{id}`"),
+    };
+    let row = rows::EventRow::decode(bytes).map_err(|error| unreadable(what(), error))?;
+    let execution = if let Subject::Execution(id) = subject { Some(*id) } else { None };
+    row.events
+        .into_iter()
+        .map(|event| {
+            let revision = event.revision;
+            Ok(Recorded {
+                revision,
+                time: Timestamp(event.time),
+                elapsed: Elapsed(event.elapsed),
+                actor: if event.actor.is_empty() { Actor::Noxd } else { Actor::from_text(&event.actor) },
+                workflow: workflow.clone(),
+                execution,
+                event: decode_kind(event).ok_or_else(|| {
+                    unreadable(what(), format!("event {revision} is of a kind that this noxd does not know"))
+                })?,
+            })
+        })
+        .collect()
+}
+
+/// The output that an event leaves, where it is longer than what stands in the event.
+pub fn whole_output(event: &Event) -> Option<(TaskIndex, &Arc<str>)> {
+    let Event::TaskEnded { task, result, .. } = event else { return None };
+    let output = result.output.as_ref()?;
+    (output.json.len() > OUTPUT_PREVIEW_BYTES).then_some((*task, &output.json))
+}
+
+fn preview(json: &str) -> &str {
+    &json[..json.floor_char_boundary(OUTPUT_PREVIEW_BYTES)]
+}
+
+fn encode_event(recorded: &Recorded) -> rows::Event {
+    use rows::event::Kind;
+    let (task, attempt, kind) = match &recorded.event {
+        Event::WorkflowChanged { change, version, .. } => {
+            let change = match change {
+                WorkflowChange::Created => 1,
+                WorkflowChange::Updated => 2,
+                WorkflowChange::Deleted => 3,
+            };
+            (None, 0, Kind::WorkflowChanged(rows::WorkflowChanged { change, version: *version }))
+        }
+        Event::ExecutionStarted { version, task_count, labels, trigger } => {
+            let kind = Kind::ExecutionStarted(rows::ExecutionStarted {
+                workflow: recorded.workflow.as_str().into(),
+                version: *version,
+                task_count: *task_count,
+                labels: labels.clone().into_iter().collect(),
+                trigger: match trigger {
+                    Trigger::Manual => 1,
+                },
+            });
+            (None, 0, kind)
+        }
+        Event::ExecutionPaused => (None, 0, Kind::ExecutionPaused(rows::Nothing {})),
+        Event::ExecutionResumed => (None, 0, Kind::ExecutionResumed(rows::Nothing {})),
+        Event::ExecutionCancelRequested { running } => (None, 0, Kind::ExecutionCancelRequested(*running)),
+        Event::ExecutionEnded { end } => {
+            let end = match end {
+                ExecutionEnd::Completed => 1,
+                ExecutionEnd::Failed => 2,
+                ExecutionEnd::Cancelled => 3,
+            };
+            (None, 0, Kind::ExecutionEnded(end))
+        }
+        Event::TaskStarted { task, attempt, ready_at, queued_at, waited } => {
+            let kind = Kind::TaskStarted(rows::TaskStarted {
+                ready_at: ready_at.0,
+                queued_at: queued_at.0,
+                waited_dependency: waited.dependency,
+                waited_pause: waited.pause,
+                waited_limit: waited.limit,
+            });
+            (Some(*task), *attempt, kind)
+        }
+        Event::TaskSpawned { task, attempt, process } => {
+            let kind = Kind::TaskSpawned(rows::Process {
+                pid: process.pid,
+                start_time: process.start_time,
+                boot_id: process.boot_id.to_string(),
+            });
+            (Some(*task), *attempt, kind)
+        }
+        Event::TaskTimeoutReached { task, attempt, timeout_micros } => {
+            (Some(*task), *attempt, Kind::TaskTimeoutReached(*timeout_micros))
+        }
+        Event::TaskEnded { task, attempt, end, result } => {
+            (Some(*task), *attempt, Kind::TaskEnded(encode_end(*end, result)))
+        }
+        Event::TasksBlocked { tasks, cause } => {
+            (Some(*cause), 0, Kind::TasksBlocked(rows::Tasks { tasks: tasks.clone() }))
+        }
+        Event::TasksCancelled { tasks } => (None, 0, Kind::TasksCancelled(rows::Tasks { tasks: tasks.clone() })),
+    };
+    rows::Event {
+        revision: recorded.revision,
+        time: recorded.time.0,
+        elapsed: recorded.elapsed.0,
+        actor: if recorded.actor == Actor::Noxd { String::new() } else { recorded.actor.as_str().into() },
+        task: task.map_or(0, |task| task + 1),
+        attempt,
+        kind: Some(kind),
+    }
+}
+
+fn decode_kind(row: rows::Event) -> Option<Event> {
+    use rows::event::Kind;
+    let (task, attempt) = (row.task.checked_sub(1), row.attempt);
+    Some(match row.kind? {
+        Kind::WorkflowChanged(row) => Event::WorkflowChanged {
+            change: match row.change {
+                1 => WorkflowChange::Created,
+                2 => WorkflowChange::Updated,
+                3 => WorkflowChange::Deleted,
+                _ => return None,
+            },
+            version: row.version,
+            record: None,
+        },
+        Kind::ExecutionStarted(row) => Event::ExecutionStarted {
+            version: row.version,
+            task_count: row.task_count,
+            labels: row.labels.into_iter().collect(),
+            trigger: Trigger::Manual,
+        },
+        Kind::ExecutionPaused(_) => Event::ExecutionPaused,
+        Kind::ExecutionResumed(_) => Event::ExecutionResumed,
+        Kind::ExecutionCancelRequested(running) => Event::ExecutionCancelRequested { running },
+        Kind::ExecutionEnded(end) => Event::ExecutionEnded {
+            end: match end {
+                1 => ExecutionEnd::Completed,
+                2 => ExecutionEnd::Failed,
+                3 => ExecutionEnd::Cancelled,
+                _ => return None,
+            },
+        },
+        Kind::TaskStarted(row) => Event::TaskStarted {
+            task: task?,
+            attempt,
+            ready_at: Timestamp(row.ready_at),
+            queued_at: Timestamp(row.queued_at),
+            waited: Waited { dependency: row.waited_dependency, pause: row.waited_pause, limit: row.waited_limit },
+        },
+        Kind::TaskSpawned(row) => {
+            let process =
+                ProcessIdentity { pid: row.pid, start_time: row.start_time, boot_id: row.boot_id.as_str().into() };
+            Event::TaskSpawned { task: task?, attempt, process }
+        }
+        Kind::TaskTimeoutReached(timeout_micros) => Event::TaskTimeoutReached { task: task?, attempt, timeout_micros },
+        Kind::TaskEnded(row) => {
+            let (end, result) = decode_end(row)?;
+            Event::TaskEnded { task: task?, attempt, end, result: Box::new(result) }
+        }
+        Kind::TasksBlocked(row) => Event::TasksBlocked { tasks: row.tasks, cause: task? },
+        Kind::TasksCancelled(row) => Event::TasksCancelled { tasks: row.tasks },
+    })
+}
+
+fn encode_end(end: TaskEnd, result: &AttemptResult) -> rows::TaskEnded {
+    rows::TaskEnded {
+        end: match end {
+            TaskEnd::Completed => 1,
+            TaskEnd::Failed => 2,
+            TaskEnd::TimedOut => 3,
+            TaskEnd::Cancelled => 4,
+            TaskEnd::Interrupted => 5,
+        },
+        started_at: result.started_at.0,
+        exit_code: result.exit_code,
+        cpu: result.cpu_micros,
+        peak_memory: result.peak_memory_bytes,
+        error: result.error.as_ref().map(|error| rows::Error {
+            kind: error.kind.as_str().into(),
+            message: error.message.clone(),
+            signal: error.signal,
+            stderr_tail: error.stderr_tail.clone(),
+        }),
+        output: result.output.as_ref().map(|output| preview(&output.json).into()),
+        output_size: result.output.as_ref().map_or(0, |output| output.size),
+        previous: result.previous,
+    }
+}
+
+fn decode_end(row: rows::TaskEnded) -> Option<(TaskEnd, AttemptResult)> {
+    let end = match row.end {
+        1 => TaskEnd::Completed,
+        2 => TaskEnd::Failed,
+        3 => TaskEnd::TimedOut,
+        4 => TaskEnd::Cancelled,
+        5 => TaskEnd::Interrupted,
+        _ => return None,
+    };
+    let error = match row.error {
+        None => None,
+        Some(error) => Some(TaskError {
+            kind: ErrorKind::ALL.into_iter().find(|kind| kind.as_str() == error.kind)?,
+            message: error.message,
+            signal: error.signal,
+            stderr_tail: error.stderr_tail,
+        }),
+    };
+    let result = AttemptResult {
+        started_at: Timestamp(row.started_at),
+        exit_code: row.exit_code,
+        cpu_micros: row.cpu,
+        peak_memory_bytes: row.peak_memory,
+        error,
+        output: row.output.map(|json| Output { json: json.into(), size: row.output_size }),
+        previous: row.previous,
+    };
+    Some((end, result))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::ids::ExecutionId;
+
+    fn result(output: Option<Output>) -> Box<AttemptResult> {
+        Box::new(AttemptResult {
+            started_at: Timestamp(5),
+            exit_code: Some(-3),
+            cpu_micros: Some(6),
+            peak_memory_bytes: None,
+            error: Some(TaskError {
+                kind: ErrorKind::Signal,
+                message: "ended by signal 9".into(),
+                signal: Some(9),
+                stderr_tail: "\u{1b}[31mlast words".into(),
+            }),
+            output,
+            previous: 4,
+        })
+    }
+
+    #[test]
+    fn every_event_reads_back_as_it_was_written() {
+        let output = Output { json: "{\"a\":1}".into(), size: 7 };
+        let process = ProcessIdentity { pid: 7, start_time: 8, boot_id: "boot".into() };
+        let events = [
+            Event::ExecutionStarted {
+                version: 3,
+                task_count: 2,
+                labels: [("k".to_string(), "v".to_string())].into(),
+                trigger: Trigger::Manual,
+            },
+            Event::ExecutionPaused,
+            Event::ExecutionResumed,
+            Event::ExecutionCancelRequested { running: 0 },
+            Event::TaskStarted {
+                task: 0,
+                attempt: 1,
+                ready_at: Timestamp(1),
+                queued_at: Timestamp(2),
+                waited: Waited { dependency: 1, pause: 2, limit: 3 },
+            },
+            Event::TaskSpawned { task: 1, attempt: 2, process },
+            Event::TaskTimeoutReached { task: 1, attempt: 2, timeout_micros: 9 },
+            Event::TaskEnded { task: 1, attempt: 2, end: TaskEnd::Interrupted, result: result(Some(output)) },
+            Event::TasksBlocked { tasks: vec![1, 70_000], cause: 0 },
+            Event::TasksCancelled { tasks: vec![0] },
+            Event::ExecutionEnded { end: ExecutionEnd::Cancelled },
+        ];
+        let workflow = WorkflowId::parse("w").expect("an id");
+        let execution = ExecutionId(9);
+        let recorded: Vec<Recorded> = events
+            .into_iter()
+            .zip(11..)
+            .map(|(event, revision)| Recorded {
+                revision,
+                time: Timestamp(1_000 + i64::try_from(revision).expect("small")),
+                elapsed: Elapsed(revision),
+                actor: if revision % 2 == 0 { Actor::Noxd } else { Actor::from_text("uid:5") },
+                workflow: workflow.clone(),
+                execution: Some(execution),
+                event,
+            })
+            .collect();
+        let row = encode_events(&recorded);
+        assert_eq!(decode_events(&Subject::Execution(execution), &workflow, &row).expect("readable"), recorded);
+        assert!(decode_events(&Subject::Execution(execution), &workflow, &row[..row.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_long_output_has_its_beginning_in_the_event_and_a_row_of_its_own() {
+        // S-DATA-1
+        let json: Arc<str> = format!("\"{}\"", "ü".repeat(4_000)).into();
+        let size = json.len() as u64;
+        let output = Output { json: Arc::clone(&json), size };
+        let event = Event::TaskEnded { task: 6, attempt: 1, end: TaskEnd::Completed, result: result(Some(output)) };
+        assert_eq!(whole_output(&event), Some((6, &json)));
+        let Event::TaskEnded { result, .. } = &event else { unreachable!() };
+        let (_, read) = decode_end(encode_end(TaskEnd::Completed, result)).expect("readable");
+        let read = read.output.expect("a beginning");
+        assert_eq!((read.size, json.starts_with(&*read.json)), (size, true));
+        assert!((4_090..=4_096).contains(&read.json.len()), "{}", read.json.len());
+    }
+}

@@ -1,0 +1,220 @@
+//! Executions as rows: the summary that lists show, and the snapshot that loading begins with.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use prost::Message as _;
+
+use super::{LayoutError, rows, unreadable};
+use crate::machine::{
+    execution::{Execution, ExecutionStatus},
+    ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+    message::{StopCause, Trigger},
+    progress::Counts,
+    task::{TaskState, TaskStatus},
+    workflow::Definition,
+};
+
+/// What lists show of an execution. It is written when the execution starts, is paused, resumed or cancelled, and ends:
+/// while it runs, its counts are those of then.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Which.
+    pub id: ExecutionId,
+    /// Of which workflow.
+    pub workflow: WorkflowId,
+    /// Of which version.
+    pub version: u64,
+    /// Where it stands.
+    pub status: ExecutionStatus,
+    /// What started it.
+    pub trigger: Trigger,
+    /// Who asked for it.
+    pub created_by: Actor,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When a cancel was asked for.
+    pub cancel_requested_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How many tasks are in each status.
+    pub counts: Counts,
+    /// The first failure: which task, and the revision of its end.
+    pub first_failure: Option<(TaskIndex, Revision)>,
+    /// Its newest event.
+    pub revision: Revision,
+}
+
+/// The summary row of an execution.
+pub fn encode_summary(execution: &Execution) -> Vec<u8> {
+    summary_row(execution).encode_to_vec()
+}
+
+/// Reads a summary.
+///
+/// # Errors
+/// Where the bytes are no summary.
+pub fn decode_summary(id: ExecutionId, bytes: &[u8]) -> Result<Summary, LayoutError> {
+    let row = rows::ExecutionSummary::decode(bytes).map_err(|error| unreadable(format!("execution {id}"), error))?;
+    summary_of(id, &row)
+}
+
+/// The snapshot row of an execution.
+pub fn encode_snapshot(execution: &Execution) -> Vec<u8> {
+    let tasks = execution.tasks.iter().map(encode_task).collect();
+    rows::ExecutionSnapshot { summary: Some(summary_row(execution)), tasks }.encode_to_vec()
+}
+
+/// Reads a snapshot. The definition is asked for by workflow and version.
+///
+/// # Errors
+/// Where the bytes are no snapshot, or are not of this definition.
+pub fn decode_snapshot<E: From<LayoutError>>(
+    id: ExecutionId,
+    bytes: &[u8],
+    definition: impl FnOnce(&WorkflowId, u64) -> Result<Arc<Definition>, E>,
+) -> Result<Execution, E> {
+    let what = || format!("the snapshot of execution {id}");
+    let row = rows::ExecutionSnapshot::decode(bytes).map_err(|error| unreadable(what(), error))?;
+    let summary_row = row.summary.ok_or_else(|| unreadable(what(), "it has no summary"))?;
+    let summary = summary_of(id, &summary_row)?;
+    let definition = definition(&summary.workflow, summary.version)?;
+    if definition.task_count() != row.tasks.len() {
+        let words = format!("it has {} tasks, its definition {}", row.tasks.len(), definition.task_count());
+        return Err(unreadable(what(), words).into());
+    }
+    let tasks: Vec<TaskState> = row
+        .tasks
+        .iter()
+        .map(|task| decode_task(task).ok_or_else(|| unreadable(what(), "a task has an unknown status")))
+        .collect::<Result<_, _>>()?;
+    let mut counts = Counts::default();
+    tasks.iter().for_each(|task| counts.add(task.status));
+    Ok(Execution {
+        id,
+        workflow: summary.workflow,
+        version: summary.version,
+        definition,
+        status: summary.status,
+        trigger: summary.trigger,
+        created_by: summary.created_by,
+        labels: summary.labels,
+        started_at: summary.started_at,
+        cancel_requested_at: summary.cancel_requested_at,
+        ended_at: summary.ended_at,
+        paused_at: summary_row.paused_at.map(Timestamp),
+        paused_micros: summary_row.paused,
+        tasks,
+        counts,
+        first_failure: summary.first_failure,
+        revision: summary.revision,
+        events_since_snapshot: 0,
+    })
+}
+
+fn summary_row(execution: &Execution) -> rows::ExecutionSummary {
+    rows::ExecutionSummary {
+        workflow: execution.workflow.as_str().into(),
+        version: execution.version,
+        status: match execution.status {
+            ExecutionStatus::Running => 1,
+            ExecutionStatus::Paused => 2,
+            ExecutionStatus::Completed => 3,
+            ExecutionStatus::Failed => 4,
+            ExecutionStatus::Cancelled => 5,
+        },
+        started_at: execution.started_at.0,
+        ended_at: execution.ended_at.map(|at| at.0),
+        labels: execution.labels.clone().into_iter().collect(),
+        trigger: match execution.trigger {
+            Trigger::Manual => 1,
+        },
+        created_by: execution.created_by.as_str().into(),
+        cancel_requested_at: execution.cancel_requested_at.map(|at| at.0),
+        counts: TaskStatus::ALL.iter().map(|status| execution.counts.of(*status)).collect(),
+        revision: execution.revision,
+        first_failure: execution.first_failure.map(|(task, revision)| rows::Failure { task, revision }),
+        paused: execution.paused_micros,
+        paused_at: execution.paused_at.map(|at| at.0),
+    }
+}
+
+fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, LayoutError> {
+    let what = || format!("execution {id}");
+    let status = match row.status {
+        1 => ExecutionStatus::Running,
+        2 => ExecutionStatus::Paused,
+        3 => ExecutionStatus::Completed,
+        4 => ExecutionStatus::Failed,
+        5 => ExecutionStatus::Cancelled,
+        other => return Err(unreadable(what(), format!("status {other} is unknown"))),
+    };
+    let mut counts = Counts::default();
+    for (status, count) in TaskStatus::ALL.iter().zip(&row.counts) {
+        counts.add_many(*status, *count);
+    }
+    Ok(Summary {
+        id,
+        workflow: WorkflowId::parse(&row.workflow).map_err(|why| unreadable(what(), why))?,
+        version: row.version,
+        status,
+        trigger: Trigger::Manual,
+        created_by: Actor::from_text(&row.created_by),
+        labels: row.labels.clone().into_iter().collect(),
+        started_at: Timestamp(row.started_at),
+        cancel_requested_at: row.cancel_requested_at.map(Timestamp),
+        ended_at: row.ended_at.map(Timestamp),
+        counts,
+        first_failure: row.first_failure.as_ref().map(|failure| (failure.task, failure.revision)),
+        revision: row.revision,
+    })
+}
+
+fn encode_task(state: &TaskState) -> rows::TaskSnapshot {
+    rows::TaskSnapshot {
+        status: state.status as u32,
+        remaining: state.remaining,
+        attempt: state.attempt,
+        interruptions: state.interruptions,
+        stopping: match state.stopping {
+            None => 0,
+            Some(StopCause::Cancelled) => 1,
+            Some(StopCause::TimedOut) => 2,
+        },
+        deadline: state.deadline.map(|at| at.0),
+        blocked_by: state.blocked_by.map_or(0, |task| task + 1),
+        ready_at: state.ready_at.0,
+        queued_at: state.queued_at.0,
+        paused_before: state.paused_before,
+        started_at: state.started_at.map(|at| at.0),
+        attempt_started_at: state.attempt_started_at.0,
+        completed_at: state.completed_at.map(|at| at.0),
+        pid: state.pid,
+        last_end: state.last_end,
+    }
+}
+
+fn decode_task(row: &rows::TaskSnapshot) -> Option<TaskState> {
+    Some(TaskState {
+        status: TaskStatus::from_number(u8::try_from(row.status).ok()?)?,
+        remaining: row.remaining,
+        attempt: row.attempt,
+        interruptions: row.interruptions,
+        stopping: match row.stopping {
+            1 => Some(StopCause::Cancelled),
+            2 => Some(StopCause::TimedOut),
+            _ => None,
+        },
+        deadline: row.deadline.map(Elapsed),
+        blocked_by: row.blocked_by.checked_sub(1),
+        ready_at: Timestamp(row.ready_at),
+        queued_at: Timestamp(row.queued_at),
+        paused_before: row.paused_before,
+        started_at: row.started_at.map(Timestamp),
+        attempt_started_at: Timestamp(row.attempt_started_at),
+        completed_at: row.completed_at.map(Timestamp),
+        pid: row.pid,
+        last_end: row.last_end,
+    })
+}
