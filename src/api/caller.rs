@@ -80,17 +80,17 @@ mod tests {
     fn the_same_body_is_the_same_request_whatever_the_order_of_its_maps() {
         // S-SAFE-3
         let actor = Actor::from_text("uid:1");
-        let id = |actor: &Actor, method, text: &str, body| {
-            request_id(actor, method, text, body).expect("short").expect("given")
+        let id = |actor: &Actor, method: &str, text: &str, body: ExecuteWorkflowRequest| {
+            request_id(actor, method, text, &body).expect("short").expect("given")
         };
         let pairs: Vec<(String, String)> = (0..50).map(|i| (format!("k{i}"), format!("v{i}"))).collect();
         let forward: Vec<(&str, &str)> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let backward: Vec<(&str, &str)> = forward.iter().rev().copied().collect();
-        let first = id(&actor, "Execute", "r1", &body(&forward));
-        assert_eq!(first, id(&actor, "Execute", "r1", &body(&backward)));
-        assert_ne!(first.body_hash, id(&actor, "Execute", "r1", &body(&[])).body_hash);
-        assert_ne!(first.hash, id(&actor, "Cancel", "r1", &body(&forward)).hash, "per method");
-        assert_ne!(first.hash, id(&Actor::from_text("uid:2"), "Execute", "r1", &body(&forward)).hash, "per caller");
+        let first = id(&actor, "Execute", "r1", body(&forward));
+        assert_eq!(first, id(&actor, "Execute", "r1", body(&backward)));
+        assert_ne!(first.body_hash, id(&actor, "Execute", "r1", body(&[])).body_hash);
+        assert_ne!(first.hash, id(&actor, "Cancel", "r1", body(&forward)).hash, "per method");
+        assert_ne!(first.hash, id(&Actor::from_text("uid:2"), "Execute", "r1", body(&forward)).hash, "per caller");
         assert!(request_id(&actor, "Execute", "", &body(&[])).expect("none").is_none());
         assert!(request_id(&actor, "Execute", &"x".repeat(129), &body(&[])).is_err());
     }
