@@ -20,7 +20,7 @@ use crate::{
         ids::Actor,
         message::{AttemptEnd, AttemptOutcome, Command},
     },
-    store::disk::RealDisk,
+    store::{Store, StoreConfig, StoreError, disk::RealDisk},
 };
 
 /// A daemon that runs.
@@ -46,6 +46,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The engine.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -73,6 +76,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Why it could not start; everything is closed again then.
+    #[expect(clippy::disallowed_methods, reason = "its handle is kept, and shut_down waits for it")]
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let layout = DataLayout::new(&config.data_dir);
         make_private(&config.data_dir)?;
@@ -175,16 +179,16 @@ fn make_private(directory: &std::path::Path) -> Result<(), StartError> {
 }
 
 /// Recovery reads the disk: away from the threads that serve.
+#[expect(clippy::disallowed_methods, reason = "where chance enters: the identity of a new store, and the seed")]
 async fn open(config: &Config, layout: &DataLayout) -> Result<Engine, StartError> {
-    let engine_config = EngineConfig {
-        directory: layout.store(),
-        concurrency_limit: config.concurrency_limit,
-        new_store_id: uuid::Uuid::new_v4().as_u128(),
-        seed: uuid::Uuid::new_v4().as_u64_pair().0,
-        cache_bytes: config.cache_bytes,
-    };
-    let opened = tokio::task::spawn_blocking(move || Engine::open(engine_config, Arc::new(RealDisk))).await;
-    Ok(opened.map_err(|_| StartError::Stopped)??)
+    let (store_id, chance) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().0);
+    let store_config = StoreConfig { cache_bytes: config.cache_bytes, ..StoreConfig::new(layout.store(), store_id) };
+    let engine_config = EngineConfig { concurrency_limit: config.concurrency_limit, seed: chance };
+    let opened = tokio::task::spawn_blocking(move || -> Result<Engine, StartError> {
+        let store = Store::open(store_config, Arc::new(RealDisk))?;
+        Ok(Engine::open(engine_config, store)?)
+    });
+    opened.await.map_err(|_| StartError::Stopped)?
 }
 
 /// Processes of a dead noxd on this store are ended before their tasks are tried again (S-RETRY-7, S-SAFE-4).

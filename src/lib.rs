@@ -18,6 +18,22 @@
 //!
 //! Start reading at [`machine::message`], then [`machine::step`].
 
+// What the daemon may not do and its tests may. The forbidden calls and their reasons are in clippy.toml.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::disallowed_methods,
+        clippy::panic,
+        clippy::print_stderr,
+        clippy::print_stdout,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 #[cfg(feature = "daemon")]
 pub mod api;
 #[cfg(feature = "daemon")]

@@ -2,7 +2,14 @@
 //!
 //! Used only in `api` and `cli`: the engine and the machine never see it. The sources are in `proto/nox/v1`.
 
-#![expect(clippy::all, reason = "generated from proto/, where the comments are linted")]
+#![expect(
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
+    unused_qualifications,
+    reason = "generated from proto/, where the comments are linted"
+)]
 
 /// Package `nox.v1`.
 pub mod v1 {

@@ -206,6 +206,7 @@ async fn follow(
 }
 
 /// One message per Ctrl-C.
+#[expect(clippy::disallowed_methods, reason = "ends with its receiver")]
 fn interrupts() -> Result<mpsc::Receiver<()>, RunFailure> {
     let (sender, receiver) = mpsc::channel(4);
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -264,6 +265,7 @@ fn tell(words: &str) {
 }
 
 /// The directory of the run: the one to go on with, the one asked for, or a new one.
+#[expect(clippy::disallowed_methods, reason = "a directory's name, for people")]
 fn directory(args: &RunArgs, name: &str) -> Result<PathBuf, RunFailure> {
     let refuse = |path: &Path, why: String| RunFailure::Directory { path: path.to_path_buf(), why };
     if let Some(directory) = &args.continue_dir {
@@ -304,6 +306,10 @@ fn socket_in(directory: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Where the signals cannot be listened to.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "listens as long as noxd lives; the second signal skips the ordered shutdown on purpose"
+)]
 pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -175,7 +175,7 @@ fn shown(frame: Frame, attempt: u32) -> v1::StreamTaskLogsResponse {
             LogStream::Note => v1::LogStream::Note,
         } as i32,
         time: Some(timestamp(Timestamp(frame.time_micros))),
-        data: frame.bytes.into(),
+        data: frame.bytes,
         attempt,
     }
 }

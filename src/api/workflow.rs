@@ -55,7 +55,7 @@ impl Workflows {
 
     /// A workflow with what its executions add.
     async fn shown(&self, record: Arc<WorkflowRecord>) -> Result<v1::Workflow, Status> {
-        self.api.read(move |reads| Ok(with_latest(reads, definition::render(&record), &record)?)).await
+        self.api.read(move |reads| with_latest(reads, definition::render(&record), &record)).await
     }
 
     async fn stored(&self, id: &WorkflowId) -> Result<Arc<WorkflowRecord>, Status> {

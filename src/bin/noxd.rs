@@ -1,5 +1,14 @@
 //! The daemon: `noxd serve` runs it, `noxd run FILE` runs one workflow file with a daemon of its own.
 
+#![warn(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};

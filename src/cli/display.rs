@@ -121,6 +121,7 @@ pub struct Live {
 }
 
 impl Live {
+    #[expect(clippy::disallowed_methods, reason = "paces what a person is told")]
     fn new() -> Self {
         let multi = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(12));
         let bottom = multi.add(line_bar());
@@ -159,6 +160,7 @@ impl Live {
     }
 
     /// One line for all that was not told since the last such line, when that is `interval` ago.
+    #[expect(clippy::disallowed_methods, reason = "paces what a person is told")]
     fn tell_batch(&mut self, interval: std::time::Duration) -> Result<(), CliError> {
         let Counts { completed, failed, .. } = self.untold;
         if completed + failed == 0 || self.told_at.elapsed() < interval {
@@ -218,6 +220,7 @@ fn line_bar() -> ProgressBar {
     ProgressBar::new_spinner().with_style(style)
 }
 
+#[expect(clippy::disallowed_methods, reason = "running times that a person is shown")]
 fn now() -> Timestamp {
     chrono::Utc::now().into()
 }

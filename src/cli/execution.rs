@@ -317,6 +317,7 @@ fn took(from: Option<&Timestamp>, to: Option<&Timestamp>) -> String {
 }
 
 /// A moment in the local time zone, and how long ago; empty when there is none.
+#[expect(clippy::disallowed_methods, reason = "how long ago, as a person is shown it")]
 pub(super) fn local(time: Option<&Timestamp>) -> String {
     let moment = time.and_then(text::moment).map(|time| time.with_timezone(&chrono::Local));
     moment.map(|moment| text::when(&moment, &chrono::Local::now())).unwrap_or_default()

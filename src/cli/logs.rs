@@ -38,6 +38,7 @@ pub struct LogsArgs {
 }
 
 /// Prints the log. A broken connection is taken up again where it broke.
+#[expect(clippy::disallowed_methods, reason = "how long a person is kept waiting for a broken connection")]
 pub(super) async fn print(args: LogsArgs, context: &mut Context) -> Result<u8, CliError> {
     let channel = context.channel().await?;
     let mut request = StreamTaskLogsRequest {
@@ -110,7 +111,7 @@ impl Sink {
             LogStream::Stdout | LogStream::Unspecified => self.stdout.write(&piece.data)?,
             LogStream::Stderr => self.stderr.write(&piece.data)?,
             LogStream::Note => {
-                talk(&format!("noxd: {}", text::escape(String::from_utf8_lossy(&piece.data).trim_end())))
+                talk(&format!("noxd: {}", text::escape(String::from_utf8_lossy(&piece.data).trim_end())));
             }
         }
         Ok(())

@@ -43,7 +43,7 @@ fn escape_except(text: &str, kept: &[char]) -> String {
                 '\t' => escaped.push_str("\\t"),
                 '\r' => escaped.push_str("\\r"),
                 other if u32::from(other) < 0x80 => {
-                    push_escaped(&mut escaped, format_args!("\\x{:02x}", u32::from(other)))
+                    push_escaped(&mut escaped, format_args!("\\x{:02x}", u32::from(other)));
                 }
                 other => push_escaped(&mut escaped, format_args!("\\u{{{:x}}}", u32::from(other))),
             }

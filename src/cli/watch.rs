@@ -70,6 +70,7 @@ impl Watcher {
     }
 
     /// The next event; none after the last one of an execution. A broken connection is sought again for a minute.
+    #[expect(clippy::disallowed_methods, reason = "how long a person is kept waiting for a broken connection")]
     pub async fn next(&mut self) -> Result<Option<Event>, CliError> {
         let mut broken_since = None;
         let mut pause = FIRST_PAUSE;

@@ -15,7 +15,6 @@ pub mod watch;
 mod writer;
 
 use std::{
-    path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
     thread::JoinHandle,
 };
@@ -36,7 +35,7 @@ use crate::{
         message::{Command, Effect, Rejection, Reply},
         step::Machine,
     },
-    store::{Store, StoreError, disk::Disk},
+    store::Store,
 };
 
 /// Messages that may wait for the writer; who finds no room waits for it. One message has up to 1,000 commands.
@@ -45,17 +44,12 @@ const QUEUE: usize = 1_024;
 const EFFECT_BATCHES: usize = 64;
 
 /// What the engine is opened with.
+#[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
-    /// The store's directory.
-    pub directory: PathBuf,
     /// Most attempts alive at once.
     pub concurrency_limit: u32,
-    /// The id of the store, if it is a fresh one.
-    pub new_store_id: u128,
     /// Where chance begins.
     pub seed: u64,
-    /// sled's cache in bytes.
-    pub cache_bytes: usize,
 }
 
 /// The engine, as its owner holds it.
@@ -75,9 +69,6 @@ pub struct Engine {
 /// Why an engine could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// Its rows cannot be read.
     #[error("recovery failed")]
     Recovery(#[from] ReadError),
@@ -175,12 +166,11 @@ pub struct Handle {
 }
 
 impl Engine {
-    /// Opens the store, recovers what is alive, and starts the writer.
+    /// Recovers what is alive in a store, and starts the writer over it.
     ///
     /// # Errors
-    /// Where the store is somebody else's, damaged, or cannot be read; it is unchanged then.
-    pub fn open(config: EngineConfig, disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
-        let store = Store::open(store_config(&config), disk)?;
+    /// Where the store's rows cannot be read; it is unchanged then.
+    pub fn open(config: EngineConfig, store: Store) -> Result<Self, OpenError> {
         let reads = Reads::new(store.reader());
         let recovered = recovery::recover(&reads, config.concurrency_limit)?;
         let clock = SystemClock::continue_from(recovered.elapsed, config.seed);
@@ -209,6 +199,7 @@ impl Engine {
             status,
             requests: Requests::default(),
             loaded: Vec::new(),
+            room_on_disk: None,
         };
         let (stopped, stopped_out) = oneshot::channel();
         let thread = std::thread::Builder::new().name("noxd-writer".into()).spawn(move || {
@@ -298,15 +289,6 @@ impl Handle {
 
 fn gone() -> Stopped {
     Stopped { reason: "see noxd's log".into() }
-}
-
-fn store_config(config: &EngineConfig) -> crate::store::StoreConfig {
-    crate::store::StoreConfig {
-        directory: config.directory.clone(),
-        new_store_id: config.new_store_id,
-        cache_bytes: config.cache_bytes,
-        ..crate::store::StoreConfig::default()
-    }
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ impl Requests {
     ///
     /// # Errors
     /// Where the store cannot be read.
+    #[expect(clippy::iter_over_hash_type, reason = "each is a row of its own; the batch has no order")]
     pub fn write(&mut self, rows: &mut Rows, reads: &Reads, tick: Tick) -> Result<(), ReadError> {
         for (hash, row) in self.of_batch.drain() {
             rows.remember(&hash, &row);

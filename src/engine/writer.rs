@@ -52,6 +52,8 @@ pub(super) struct Writer {
     pub requests: Requests,
     /// Executions loaded for commands of the batch that is being made.
     pub loaded: Vec<ExecutionId>,
+    /// Whether the disk has room for new work, asked at most once a batch.
+    pub room_on_disk: Option<bool>,
 }
 
 /// Why the writer cannot go on.
@@ -119,6 +121,7 @@ impl Writer {
     /// One batch: decide, make durable, then let out.
     fn batch(&mut self, messages: Vec<Message>) -> Result<(), Fatal> {
         let tick = self.clock.tick();
+        self.room_on_disk = None;
         let mut step = Step::default();
         let mut waiting: Vec<Waiting> = Vec::new();
         for message in messages {
@@ -193,7 +196,7 @@ impl Writer {
                 Known::Reused => return Ok(Err(Refusal::RequestIdReused)),
             }
         }
-        if is_new_work(&request.command) && !self.store.free_for_new_work() {
+        if is_new_work(&request.command) && !self.has_room() {
             return Ok(Err(Refusal::StoreFull));
         }
         self.load(&request.command)?;
@@ -205,6 +208,10 @@ impl Writer {
             self.requests.succeeded(id, reply.clone(), tick);
         }
         Ok(Ok(Answer { reply, repeated: false }))
+    }
+
+    fn has_room(&mut self) -> bool {
+        *self.room_on_disk.get_or_insert_with(|| self.store.free_for_new_work())
     }
 
     fn fact(&mut self, fact: Command, tick: Tick, step: &mut Step) {

@@ -181,6 +181,7 @@ impl Census {
     ///
     /// # Errors
     /// `/proc` cannot be listed.
+    #[expect(clippy::disallowed_methods, reason = "orders two readings of /proc, nothing more")]
     pub(super) async fn taken_after_now() -> io::Result<Arc<Self>> {
         let asked = Instant::now();
         let mut newest = NEWEST.lock().await;
@@ -197,6 +198,7 @@ impl Census {
         Ok(census)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "orders two readings of /proc, nothing more")]
     fn take(kernel_threads: &BTreeSet<(u32, u64)>) -> io::Result<Self> {
         let began = Instant::now();
         let mut processes = Vec::new();
@@ -266,6 +268,7 @@ pub(super) fn has_ended(pidfd: impl AsFd) -> bool {
 ///
 /// # Errors
 /// The runtime cannot watch another descriptor.
+#[expect(unsafe_code, reason = "the runtime asks for a promise about the descriptor")]
 pub(super) fn watch_end<P: AsFd + AsRawFd>(pidfd: P) -> io::Result<AsyncFd<P>> {
     // SAFETY: both of its kinds here (`OwnedFd` and `spawn::Started`) own one open descriptor, always return that
     // one, and close it only when they are dropped, which is when the `AsyncFd` that owns them is dropped.

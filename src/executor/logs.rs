@@ -365,6 +365,7 @@ struct Header {
     time_micros: i64,
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a frame has at most MAX_FRAME_BYTES")]
 fn encode_header(stream: LogStream, length: usize, time_micros: i64) -> [u8; HEADER_BYTES] {
     debug_assert!((1..=MAX_FRAME_BYTES).contains(&length), "a frame carries 1 to {MAX_FRAME_BYTES} bytes");
     let mut raw = [0; HEADER_BYTES];
@@ -406,6 +407,7 @@ fn require_regular(file: &File) -> io::Result<()> {
 }
 
 /// A clock before 1970 or after the year 294,000 is clamped, not an error: the time is for people.
+#[expect(clippy::disallowed_methods, reason = "the time of a frame is for people, nothing is decided by it")]
 fn micros_since_epoch() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)

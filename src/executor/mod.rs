@@ -65,6 +65,7 @@ struct Shared {
 
 impl Executor {
     /// Starts taking effects.
+    #[expect(clippy::disallowed_methods, reason = "ends with the channel of effects, when the writer does")]
     pub fn start(config: ExecutorConfig, engine: Handle, mut effects: mpsc::Receiver<Vec<Effect>>) -> Self {
         let shared = Shared { config, engine, running: Mutex::default(), attempts: TaskTracker::new() };
         let executor = Self { shared: Arc::new(shared) };
@@ -97,6 +98,7 @@ impl Executor {
     }
 
     /// Ends every attempt at once, without its grace.
+    #[expect(clippy::iter_over_hash_type, reason = "all are ended at once, in no order")]
     pub fn kill_all(&self) {
         for stopper in self.running_map().values() {
             stopper.kill(StopCause::Interrupted);

@@ -111,6 +111,7 @@ impl Launch {
         }
     }
 
+    #[expect(unsafe_code, reason = "posix_spawn has no safe wrapper that sets a session")]
     fn posix_spawn(&self, stdio: [RawFd; 3]) -> io::Result<u32> {
         // A source that is also a target would be overwritten before it is used.
         if stdio.iter().any(|fd| *fd <= libc::STDERR_FILENO) {
@@ -228,6 +229,7 @@ pub(super) struct Reaped {
 }
 
 /// Reaps `pid`, a child of ours, if it has ended.
+#[expect(unsafe_code, reason = "rustix has no wait4, which alone tells what a child has used")]
 fn wait4(pid: u32) -> io::Result<Option<Reaped>> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let mut status = 0;
@@ -272,6 +274,7 @@ fn abandon(pid: u32, pidfd: Option<&OwnedFd>) {
 
 /// noxd opens everything close-on-exec, but whoever started noxd may have left it descriptors that are not: a shell's,
 /// a supervisor's. They are marked once, before the first program could inherit them; noxd's own use of them goes on.
+#[expect(unsafe_code, reason = "rustix has no close_range that marks instead of closing")]
 fn keep_descriptors_to_ourselves() {
     static MARKED: Once = Once::new();
     MARKED.call_once(|| {
@@ -298,6 +301,8 @@ struct SpawnSettings {
 }
 
 impl SpawnSettings {
+    #[expect(clippy::cast_possible_truncation, reason = "the flags are below 256")]
+    #[expect(unsafe_code, reason = "the settings of posix_spawn have no safe wrapper")]
     fn new(working_dir: &CStr, stdio: [RawFd; 3]) -> io::Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         let mut actions = MaybeUninit::uninit();
@@ -330,6 +335,7 @@ impl SpawnSettings {
 }
 
 impl Drop for SpawnSettings {
+    #[expect(unsafe_code, reason = "the settings of posix_spawn have no safe wrapper")]
     fn drop(&mut self) {
         // SAFETY: both were initialised in `new` and are destroyed once.
         unsafe {

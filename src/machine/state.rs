@@ -132,7 +132,7 @@ impl State {
         };
         match command {
             Command::CreateWorkflow { content } | Command::UpdateWorkflow { content, .. } => {
-                workflow(&content.spec().id)
+                workflow(&content.spec().id);
             }
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
             Command::Control { operation, workflow: id, execution } => {

@@ -1,3 +1,5 @@
+//! Stories of the machine: commands in, events out, told through one helper.
+
 use std::collections::BTreeMap;
 
 use super::*;

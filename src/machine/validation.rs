@@ -326,7 +326,7 @@ impl References<'_> {
         let field = |name: &str| format!("tasks[{position}].conditions[{at}].{name}");
         match condition.subject {
             None => {
-                faults.add(&field("condition_type"), Reason::MissingValue, "say what the condition looks at".into())
+                faults.add(&field("condition_type"), Reason::MissingValue, "say what the condition looks at".into());
             }
             Some(ConditionSubject::Metadata) if condition.path.is_empty() => {
                 faults.add(&field("path"), Reason::MissingValue, "name the key of the metadata".into());

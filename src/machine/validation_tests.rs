@@ -1,3 +1,5 @@
+//! What validation refuses, with which reason and at which field, and what it lets pass.
+
 use super::*;
 use crate::machine::{
     ids::WorkflowId,

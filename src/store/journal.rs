@@ -159,7 +159,8 @@ pub(super) fn recover(
         }
         let scan = segment::scan(&*found.file, &found.path, &found.header, |batch, revision, rows| {
             if batch > applied.batch {
-                let bytes = rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, |v| v.len())).sum();
+                let bytes =
+                    rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, bytes::Bytes::len)).sum();
                 overlay.publish(batch, revision, record::sectors(bytes), rows);
             }
         })?;

@@ -46,6 +46,7 @@ pub(super) struct Tags {
 
 impl Tags {
     /// The tags of segment `sequence` of a store. Two bits are always set, so that no single flipped bit makes a zero.
+    #[expect(clippy::cast_possible_truncation, reason = "folds on purpose")]
     pub(super) fn new(store_id: u128, sequence: u64) -> Tags {
         let folded = (store_id as u64) ^ ((store_id >> 64) as u64);
         let mixed = mix(folded ^ mix(sequence));
@@ -82,6 +83,7 @@ pub(super) enum Verdict {
 }
 
 /// The bytes a record with such rows fills, or the size of the payload when that is over the limit.
+#[expect(clippy::cast_possible_truncation, reason = "bounded by PAYLOAD_LIMIT_BYTES")]
 pub(super) fn extent_of(rows: &[RowWrite]) -> Result<usize, u64> {
     let payload = rows.iter().fold(4_u64, |sum, row| {
         let value = row.value.as_ref().map_or(0, |value| 4 + value.len() as u64);
@@ -94,6 +96,7 @@ pub(super) fn extent_of(rows: &[RowWrite]) -> Result<usize, u64> {
 }
 
 /// Writes the record for `rows` into `frame` (cleared first), as it shall stand at `offset` of its segment.
+#[expect(clippy::cast_possible_truncation, reason = "extent_of was asked before: bounded by PAYLOAD_LIMIT_BYTES")]
 pub(super) fn encode(frame: &mut Vec<u8>, tags: Tags, offset: u64, batch: u64, revision: u64, rows: &[RowWrite]) {
     let mut payload = Vec::new();
     put_length(&mut payload, rows.len());
@@ -303,6 +306,7 @@ fn take_length(rest: &mut Bytes) -> Option<usize> {
 }
 
 /// Appends a length; [`extent_of`] was asked before and bounds each of them far below `u32::MAX`.
+#[expect(clippy::cast_possible_truncation, reason = "extent_of was asked before: bounded by PAYLOAD_LIMIT_BYTES")]
 fn put_length(payload: &mut Vec<u8>, length: usize) {
     payload.extend_from_slice(&(length as u32).to_le_bytes());
 }

@@ -244,6 +244,7 @@ fn row_key(key: &[u8]) -> Vec<u8> {
     row_key
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "keys are far below 4 GiB: a record holds them whole")]
 fn chunk_key(key: &[u8], index: u32) -> Vec<u8> {
     let mut chunk_key = Vec::with_capacity(9 + key.len());
     chunk_key.push(CHUNK);

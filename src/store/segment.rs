@@ -117,6 +117,7 @@ pub(super) struct Scan {
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] for anything but whole records with consecutive numbers, then a torn one or nothing.
+#[expect(clippy::cast_possible_truncation, reason = "held against the limit of a segment when the header was read")]
 pub(super) fn scan(
     file: &dyn DiskFile,
     path: &Path,
@@ -153,6 +154,7 @@ pub(super) fn scan(
 }
 
 /// Writes zeros from `from` to `length`, synced.
+#[expect(clippy::cast_possible_truncation, reason = "FILL_BYTES bounds both")]
 pub(super) fn fill_with_zeros(file: &dyn DiskFile, from: u64, length: u64) -> std::io::Result<()> {
     let zeros = vec![0; FILL_BYTES.min((length - from) as usize)];
     let mut offset = from;

@@ -47,6 +47,7 @@ impl Parsed {
 }
 
 /// Takes a definition apart. An empty id becomes a UUIDv7.
+#[expect(clippy::disallowed_methods, reason = "ids of what clients ask for are made at the edge, and stored")]
 pub fn parse(workflow: v1::Workflow) -> Parsed {
     let mut parse = Parse::default();
     parse.unsupported_workflow_fields(&workflow);
@@ -269,7 +270,7 @@ impl Parse {
                 },
             }),
             retry_on_errors: retry.retry_on_errors,
-            max_delay_seconds: retry.max_delay.as_ref().map(|span| seconds(&Some(span.clone()))),
+            max_delay_seconds: retry.max_delay.as_ref().map(|span| seconds(&Some(*span))),
             jitter: retry.jitter,
         }
     }

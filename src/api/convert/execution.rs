@@ -302,7 +302,7 @@ fn waiting_for(execution: &Execution, task: TaskIndex) -> Vec<String> {
             }
         }
         TaskStatus::Queued if execution.status == ExecutionStatus::Paused => {
-            words.push("the execution is paused".into())
+            words.push("the execution is paused".into());
         }
         TaskStatus::Queued => words.push("a free slot: as many tasks run as noxd's concurrency limit allows".into()),
         _ => {}

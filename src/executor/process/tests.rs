@@ -74,7 +74,7 @@ impl Room {
                 Some(line) => return line.trim().to_owned(),
                 None => assert!(since.elapsed() < DEADLINE, "{name} was never written"),
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            sleep(Duration::from_millis(2)).await;
         }
     }
 }
@@ -100,7 +100,7 @@ async fn gone(pid: &str) {
     let since = Instant::now();
     while lives(pid) {
         assert!(since.elapsed() < DEADLINE, "{pid} still lives");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        sleep(Duration::from_millis(2)).await;
     }
 }
 

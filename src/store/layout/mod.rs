@@ -36,7 +36,6 @@ use crate::machine::{
 };
 
 /// The generated code of `proto/nox/store/v1`.
-#[expect(clippy::all, reason = "generated from proto/, where comments are linted")]
 mod rows {
     include!(concat!(env!("OUT_DIR"), "/nox.store.v1.rs"));
 }

@@ -1,0 +1,120 @@
+//! Stories of a noxd that is killed in the middle of its work.
+
+mod support;
+
+use std::process::Stdio;
+
+use noxd::proto::v1::{self, TaskStatus, WorkflowStatus};
+use support::{Noxd, noop, shell};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_survives_sigkill() {
+    // S-STATE-7
+    let mut noxd = Noxd::start().await;
+    let gate = noxd.path("gate");
+    let wait = format!("until [ -e {} ]; do sleep 0.02; done", gate.display());
+    noxd.create("w", vec![shell("first", &wait, &[]), noop("second", &["first"])]).await;
+    let id = noxd.execute("w").await;
+    noxd.task_becomes(&id, "first", TaskStatus::Running).await;
+    let pause = v1::PauseWorkflowRequest { workflow_id: "w".into(), ..Default::default() };
+    let paused = noxd.workflows().await.pause_workflow(pause).await.expect("paused").into_inner().executions;
+    assert_eq!(paused[0].status(), WorkflowStatus::Paused);
+    std::fs::write(&gate, "").expect("the gate opens");
+    noxd.task_becomes(&id, "first", TaskStatus::Completed).await;
+
+    noxd.kill_now();
+    noxd.start_again().await;
+    let found = noxd.execution(&id).await;
+    assert_eq!(found.status(), WorkflowStatus::Paused);
+    assert_eq!(found.tasks[1].status(), TaskStatus::Queued);
+    assert_eq!(found.tasks[1].waiting_for, ["the execution is paused"]);
+    let resume = v1::ResumeWorkflowRequest { workflow_id: "w".into(), ..Default::default() };
+    noxd.workflows().await.resume_workflow(resume).await.expect("resumed");
+    assert_eq!(noxd.ended(&id).await.status(), WorkflowStatus::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_resumed_from_every_revision_gives_exactly_the_rest() {
+    // S-VIEW-2, across a SIGKILL
+    let mut noxd = Noxd::start().await;
+    let once = "if [ $NOX_ATTEMPT = 1 ]; then exec tail -f /dev/null; fi";
+    noxd.create("w", vec![noop("a", &[]), shell("b", once, &["a"]), noop("c", &["b"])]).await;
+    let id = noxd.execute("w").await;
+    noxd.task_becomes(&id, "b", TaskStatus::Running).await;
+    noxd.kill_now();
+    noxd.start_again().await;
+    noxd.ended(&id).await;
+    let everything = noxd.watch_to_end(&id, 0).await;
+    assert!(everything.len() >= 9, "{everything:#?}");
+    for after in 0..everything.last().expect("events").revision {
+        let rest: Vec<v1::Event> = everything.iter().filter(|event| event.revision > after).cloned().collect();
+        assert_eq!(noxd.watch_to_end(&id, after).await, rest, "after {after}");
+    }
+    let beyond = v1::WatchExecutionRequest { execution_id: id, after_revision: Some(u64::MAX) };
+    let status = noxd.executions().await.watch_execution(beyond).await.expect_err("there is no such revision");
+    assert_eq!(status.code(), tonic::Code::OutOfRange);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_execution_ends_though_noxd_is_killed_again_and_again() {
+    // S-SAFE-1, S-SAFE-2, S-SAFE-3
+    let mut noxd = Noxd::start().await;
+    noxd.create("w", vec![noop("a", &[]), noop("b", &["a"]), noop("c", &["b"])]).await;
+    let mut acknowledged = Vec::new();
+    let mut asked = 0_u32;
+    for round in 0..8_u32 {
+        let mut client = noxd.workflows().await;
+        // Different moments: after so many answers, with the next request on its way.
+        for _ in 0..20 + round * 7 {
+            asked += 1;
+            let request = v1::ExecuteWorkflowRequest {
+                workflow_id: "w".into(),
+                request_id: format!("request-{asked}"),
+                ..Default::default()
+            };
+            let execution = client.execute_workflow(request).await.expect("started").into_inner().execution;
+            acknowledged.push((asked, execution.expect("an execution").id));
+        }
+        noxd.kill_now();
+        noxd.start_again().await;
+    }
+    assert!(acknowledged.len() >= 100, "a run that did too little is void");
+    let mut client = noxd.workflows().await;
+    for (asked, id) in &acknowledged {
+        assert_eq!(noxd.ended(id).await.status(), WorkflowStatus::Completed);
+        let repeat = v1::ExecuteWorkflowRequest {
+            workflow_id: "w".into(),
+            request_id: format!("request-{asked}"),
+            ..Default::default()
+        };
+        let again = client.execute_workflow(repeat).await.expect("the same").into_inner().execution;
+        assert_eq!(&again.expect("an execution").id, id, "no second effect");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_noxd_on_the_same_directory_is_refused() {
+    let noxd = Noxd::start().await;
+    let mut second = noxd.command();
+    second.arg("--socket").arg(noxd.path("other.sock"));
+    // The last of two same flags would be an error: this one is built anew.
+    let mut second = std::process::Command::new(second.get_program());
+    second.args(["serve", "--listen", "none", "--data-dir"]).arg(noxd.path("data"));
+    second.arg("--socket").arg(noxd.path("other.sock"));
+    let output = second.stdin(Stdio::null()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("noxd: ") && words.contains("another"), "{words}");
+    assert!(!noxd.path("other.sock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_others_can_reach_is_refused_unless_said_aloud() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut noxd = std::process::Command::new(env!("CARGO_BIN_EXE_noxd"));
+    noxd.args(["serve", "--socket", "none", "--listen", "0.0.0.0:0", "--data-dir"]).arg(directory.path());
+    let output = noxd.stdin(Stdio::null()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("--insecure"), "{words}");
+}
