@@ -230,6 +230,23 @@ mod tests {
     }
 
     #[test]
+    fn the_example_has_every_key_with_its_default() {
+        let example = include_str!("../deploy/noxd.toml");
+        let is_key = |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '`']));
+        let said: String = example
+            .lines()
+            .map(|line| line.trim_start_matches("# "))
+            .filter(is_key)
+            .fold(String::new(), |said, line| said + line + "\n");
+        let told = toml::from_str::<Settings>(&said).expect("every key is known");
+        let Settings { data_dir: Some(data_dir), socket: Some(socket), .. } = &told else { panic!("{said}") };
+        let (data_dir, socket) = (Some(data_dir.clone()), Some(socket.clone()));
+        let defaults = Settings { data_dir, socket, ..Settings::default() }.into_config().expect("defaults");
+        assert_eq!(said.lines().count(), 10, "{said}");
+        assert_eq!(format!("{:?}", told.into_config().expect("a configuration")), format!("{defaults:?}"));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_key() {
         let refused = |settings: Settings| settings.into_config().expect_err("refused").to_string();
         let limit = Settings { concurrency_limit: Some(0), ..Settings::default() };

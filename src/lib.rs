@@ -46,6 +46,8 @@ pub mod daemon;
 pub mod engine;
 #[cfg(feature = "daemon")]
 pub mod executor;
+#[cfg(feature = "daemon")]
+pub mod logs;
 pub mod machine;
 #[cfg(feature = "daemon")]
 pub mod proto;

@@ -174,10 +174,7 @@ async fn follow(
         _ => View::Automatic,
     };
     let socket = socket_in(directory);
-    let options = RunOptions {
-        view,
-        log_hint: format!("less {}/executions/{{execution}}/logs/{{task}}.*.log", directory.display()),
-    };
+    let options = RunOptions { view, log_hint: format!("noxd logs {} {{task}}", directory.display()) };
     let interrupts = interrupts()?;
     if view != View::Quiet {
         tell(&format!("running in {}", directory.display()));

@@ -117,6 +117,10 @@ fn a_run_that_fails_says_which_task_and_why() {
     let output = run.output(&[file.to_str().expect("a path")]);
     let printed = all_text(&output);
     assert_eq!(output.status.code(), Some(1), "{printed}");
+    let place = printed.lines().find_map(|line| line.split_once("running in ")).expect("the place").1;
+    let logs =
+        Command::new(env!("CARGO_BIN_EXE_noxd")).args(["logs", place.trim(), "build"]).output().expect("it runs");
+    assert_eq!((text(&logs.stdout).as_str(), text(&logs.stderr).as_str()), ("", "the compiler is gone\n"));
     for words in ["build", "exit code 7", "the compiler is gone", "FAILED", "test", "blocked"] {
         assert!(printed.contains(words), "{words}: {printed}");
     }

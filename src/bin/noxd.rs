@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use noxd::{
     config::{ConfigError, Settings},
     daemon::{Daemon, RunError, StartError},
+    logs::{self, LogsArgs, LogsError},
     run::{self, RunArgs, RunFailure},
     telemetry,
 };
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Run one workflow file to its end, with a daemon of its own
     Run(RunArgs),
+    /// Show what a task of a finished run wrote
+    Logs(LogsArgs),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,8 @@ enum Failure {
     Serve(#[from] RunError),
     #[error(transparent)]
     Run(#[from] RunFailure),
+    #[error(transparent)]
+    Logs(#[from] LogsError),
     #[error("cannot start the runtime")]
     Runtime(#[from] std::io::Error),
 }
@@ -79,6 +84,10 @@ fn start(command: Command) -> Result<u8, Failure> {
         match command {
             Command::Serve { config, settings } => serve(config, settings).await,
             Command::Run(args) => Ok(run::run(args).await?),
+            Command::Logs(args) => {
+                logs::print(&args)?;
+                Ok(0)
+            }
         }
     })
 }

@@ -11,6 +11,8 @@
 //!
 //! Simplified: directories are durable once created; sectors are never torn, as that is what the store assumes.
 
+#![expect(clippy::cast_possible_truncation, reason = "the simulated files are in memory")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;

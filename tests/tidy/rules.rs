@@ -64,7 +64,8 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         &["cli", "config", "daemon", "proto", "telemetry"],
         "`noxd run` is a daemon and a client side by side, and they talk over a socket like any two",
     ),
-    ("src/bin/noxd.rs", &["cli::output", "config", "daemon", "run", "telemetry"], "a binary only calls"),
+    ("src/logs.rs", &["executor::files", "executor::logs"], "`noxd logs` reads the files of a run that nobody runs"),
+    ("src/bin/noxd.rs", &["cli::output", "config", "daemon", "logs", "run", "telemetry"], "a binary only calls"),
     ("src/bin/noxctl.rs", &["cli"], "a binary only calls"),
     ("src/lib.rs", &[], "the map names modules, it uses none"),
 ];
@@ -143,58 +144,44 @@ fn machine_is_pure(source: &Source) -> Vec<Finding> {
     found
 }
 
-/// What has one home: a word of a path's beginning, the prefixes of the files that may name it, and why.
+/// What has one home: the beginning of a path, the prefixes of the files that may name it, and why.
 const HOMES: &[(&str, &[&str], &str)] = &[
     ("sled", &["src/store/sled.rs"], "the pitfalls of sled are coded around in one place"),
     ("tonic", &["src/api/", "src/cli/", "src/run.rs", "src/proto.rs"], "gRPC is an edge"),
     ("prost", &["src/api/", "src/cli/", "src/run.rs", "src/proto.rs", "src/store/layout/"], "protobuf is an edge"),
-    (
-        "tokio",
-        &[
-            "src/api/",
-            "src/bin/",
-            "src/cli/",
-            "src/daemon.rs",
-            "src/engine/",
-            "src/executor/",
-            "src/notifier",
-            "src/analytics",
-            "src/run.rs",
-        ],
-        "the store and the machine are called; they do not wait for a runtime",
-    ),
     ("libc", &["src/executor/"], "system calls without a safe wrapper are made by the executor only"),
+    ("crate::store::simulated", &["src/store/"], "a disk that loses what it was given is for tests"),
+];
+
+/// What has no business somewhere: the beginning of a path, prefixes of files that may not name it, those below them
+/// that may, and why.
+const BANISHED: &[(&str, &[&str], &[&str], &str)] = &[
+    ("tokio", &["src/store/", "src/machine/"], &[], "the store and the machine are called; they wait for no runtime"),
     (
         "std::fs",
-        &[
-            "src/store/disk.rs",
-            "src/store/sled.rs",
-            "src/executor/",
-            "src/api/listen.rs",
-            "src/cli/",
-            "src/config.rs",
-            "src/daemon.rs",
-            "src/run.rs",
-            "src/telemetry.rs",
-        ],
+        &["src/store/", "src/engine/", "src/machine/"],
+        &["src/store/disk.rs", "src/store/sled.rs"],
         "the store's files are touched through one seam, `store::disk`, so that the simulated disk can lose and tear them",
     ),
-    ("crate::store::simulated", &["src/store/"], "a disk that loses what it was given is for tests"),
 ];
 
 fn homes(source: &Source) -> Vec<Finding> {
     if !source.path.starts_with("src/") || source.is_test() {
         return Vec::new();
     }
+    let here = |places: &[&str]| places.iter().any(|place| source.path.starts_with(place));
     let mut found = Vec::new();
     for named in source.named() {
         let path = named.path.join("::");
-        for (what, homes, why) in HOMES {
-            let is_it = path == *what || path.starts_with(&format!("{what}::"));
-            if is_it && !homes.iter().any(|home| source.path.starts_with(home)) {
-                let mend = format!("its home is {}", homes.join(", "));
-                found.push(finding(source, named.line, "one home", format!("`{path}`: {why}"), mend));
-            }
+        let is = |what: &str| path == what || path.starts_with(&format!("{what}::"));
+        for (_, homes, why) in HOMES.iter().filter(|(what, homes, _)| is(what) && !here(homes)) {
+            let mend = format!("its home is {}", homes.join(", "));
+            found.push(finding(source, named.line, "one home", format!("`{path}`: {why}"), mend));
+        }
+        for (.., but, why) in BANISHED.iter().filter(|(what, from, but, _)| is(what) && here(from) && !here(but)) {
+            let mend =
+                if but.is_empty() { "let the caller do it".into() } else { format!("go through {}", but.join(", ")) };
+            found.push(finding(source, named.line, "one home", format!("`{path}`: {why}"), mend));
         }
     }
     found

@@ -466,12 +466,18 @@ async fn a_dropped_attempt_is_killed() {
     gone(&pid).await;
 }
 
-/// Passes if the ignored test `name` does in a process of its own: descriptors, zombies and memory belong to a
-/// whole process, which the other tests share.
-fn passes_alone(name: &str) {
+/// Runs a story in a process of its own: descriptors, zombies and memory belong to a whole process, which the other
+/// tests share. The test starts itself once more, and there the story is told.
+fn alone(test: &str, story: impl AsyncFnOnce()) {
+    const TOLD_HERE: &str = "NOXD_TEST_ALONE";
+    if std::env::var_os(TOLD_HERE).is_some_and(|told| told == test) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(story());
+    }
     let (_crate_name, module) = module_path!().split_once("::").unwrap();
-    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
-    let run = test.args([&format!("{module}::{name}"), "--exact", "--ignored", "--nocapture"]).output().unwrap();
+    let mut itself = std::process::Command::new(std::env::current_exe().unwrap());
+    let run = itself.args([&format!("{module}::{test}"), "--exact", "--nocapture"]).env(TOLD_HERE, test).output();
+    let run = run.unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&run.stderr));
 }
@@ -479,11 +485,9 @@ fn passes_alone(name: &str) {
 // assurance, "Orphans"
 #[test]
 fn two_hundred_quick_attempts_leave_no_descriptor_and_no_zombie() {
-    passes_alone("alone_quick_attempts");
+    alone("two_hundred_quick_attempts_leave_no_descriptor_and_no_zombie", alone_quick_attempts);
 }
 
-#[tokio::test]
-#[ignore = "run in a process of its own by the test above"]
 async fn alone_quick_attempts() {
     let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let attempt = async || {
@@ -504,11 +508,9 @@ async fn alone_quick_attempts() {
 // S-AGENT-4
 #[test]
 fn a_flood_of_output_costs_no_memory() {
-    passes_alone("alone_flood");
+    alone("a_flood_of_output_costs_no_memory", alone_flood);
 }
 
-#[tokio::test]
-#[ignore = "run in a process of its own by the test above"]
 async fn alone_flood() {
     let room = Room::new();
     finish(room.command(&["true"])).await;
@@ -523,11 +525,9 @@ async fn alone_flood() {
 // S-RETRY-3
 #[test]
 fn cpu_time_and_peak_memory_are_those_of_the_tree_and_not_of_noxd() {
-    passes_alone("alone_usage");
+    alone("cpu_time_and_peak_memory_are_those_of_the_tree_and_not_of_noxd", alone_usage);
 }
 
-#[tokio::test]
-#[ignore = "run in a process of its own by the test above"]
 async fn alone_usage() {
     let room = Room::new();
     // tail must hold all 96 MiB to know the last; the loop burns time in a child of a child.

@@ -1,0 +1,41 @@
+# The steps of CI, one by one; `.ci/run` is all of them with a table at the end.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Everything that CI checks.
+ci:
+    .ci/run
+
+# The format, as rustfmt.toml says.
+fmt:
+    .ci/run fmt
+
+# The lints of Cargo.toml and the bans of clippy.toml.
+clippy:
+    .ci/run clippy
+
+# The pure machine builds alone.
+core:
+    .ci/run core
+
+# The fences bite.
+fences:
+    .ci/run fences
+
+# The protos: lint, comments, and nothing broken since the commit before.
+protos:
+    .ci/run protos
+
+# Licences, duplicates and sources of the dependencies.
+deny:
+    .ci/run deny
+
+# All tests that need nothing but Rust.
+test:
+    .ci/run test
+
+# Python and buf as clients of a real noxd.
+clients:
+    .ci/run clients
