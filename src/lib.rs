@@ -22,6 +22,7 @@
 #![cfg_attr(
     not(test),
     warn(
+        clippy::allow_attributes,
         clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
         clippy::cast_sign_loss,

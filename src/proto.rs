@@ -7,6 +7,7 @@
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::clone_on_ref_ptr,
+    clippy::uninlined_format_args,
     unused_qualifications,
     reason = "generated from proto/, where the comments are linted"
 )]

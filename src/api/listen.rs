@@ -86,6 +86,9 @@ pub async fn tcp(address: SocketAddr, insecure: bool) -> Result<Door, DoorError>
     if !address.ip().is_loopback() && !insecure {
         return Err(DoorError::NotLoopback(address));
     }
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "--insecure: everybody who can reach this address may run programs as this user");
+    }
     TcpListener::bind(address).await.map(Door::Tcp).map_err(|source| DoorError::Tcp { address, source })
 }
 

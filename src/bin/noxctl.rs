@@ -1,6 +1,7 @@
 //! The command-line client of noxd. Everything is in `noxd::cli`.
 
 #![warn(
+    clippy::allow_attributes,
     clippy::disallowed_methods,
     clippy::panic,
     clippy::print_stderr,

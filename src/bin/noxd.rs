@@ -1,6 +1,7 @@
 //! The daemon: `noxd serve` runs it, `noxd run FILE` runs one workflow file with a daemon of its own.
 
 #![warn(
+    clippy::allow_attributes,
     clippy::disallowed_methods,
     clippy::panic,
     clippy::print_stderr,

@@ -152,6 +152,15 @@ impl Message {
             Self::Stop => 1,
         }
     }
+
+    /// About how many bytes of text they carry.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Requests { requests, .. } => requests.iter().map(|request| request.command.weight()).sum(),
+            Self::Facts(facts) => facts.iter().map(Command::weight).sum(),
+            Self::Stop => 0,
+        }
+    }
 }
 
 /// The engine, as everybody but its owner holds it. Cheap to clone.

@@ -170,18 +170,28 @@ impl Watch {
         }
     }
 
+    /// Reads what the store has after the cursor; with nothing there, it has caught up.
     async fn read_on(&mut self) -> Result<(), ReadError> {
         let (reads, scope, after) = (self.reads.clone(), self.scope.clone(), self.cursor);
         let read = tokio::task::spawn_blocking(move || match scope {
-            Scope::Execution(id) => reads.events(id, after, EVENTS_AT_ONCE),
-            Scope::All | Scope::Workflow(_) => reads.all_events(after, EVENTS_AT_ONCE),
+            Scope::Execution(id) => {
+                let events = reads.events(id, after, EVENTS_AT_ONCE)?;
+                // Whoever comes after the last event of an execution that has ended waits for nothing.
+                let over = events.is_empty()
+                    && reads
+                        .summary(id)?
+                        .is_none_or(|summary| summary.status.is_terminal() && summary.revision <= after);
+                Ok::<_, ReadError>((events, over))
+            }
+            Scope::All | Scope::Workflow(_) => Ok((reads.all_events(after, EVENTS_AT_ONCE)?, false)),
         });
-        let events = match read.await {
-            Ok(events) => events?,
+        let (events, over) = match read.await {
+            Ok(read) => read?,
             // Only a shutdown of the runtime cancels it.
-            Err(_) => Vec::new(),
+            Err(_) => (Vec::new(), true),
         };
         self.behind = !events.is_empty();
+        self.ended |= over;
         self.ahead.extend(events.into_iter().map(Arc::new));
         Ok(())
     }

@@ -33,6 +33,9 @@ use crate::{
 
 /// Commands in one batch: enough to fill a sync, few enough that a batch stays well under a hundred milliseconds.
 const COMMANDS_AT_ONCE: usize = 2_048;
+/// Bytes of text in one batch, beyond which no more is taken: with the largest single message it stays far below the
+/// largest batch that the store takes.
+const BYTES_AT_ONCE: usize = 32 * 1_024 * 1_024;
 /// Deadlines in one batch.
 const DEADLINES_AT_ONCE: usize = 1_024;
 /// Longest wait without a look at the clock: after a suspend, deadlines are late by so much at most.
@@ -100,12 +103,14 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
             Err(RecvTimeoutError::Disconnected) => return None,
         };
-        let mut commands = first.commands();
+        let (mut commands, mut bytes) = (first.commands(), first.weight());
         let mut messages = vec![first];
         while commands < COMMANDS_AT_ONCE
+            && bytes < BYTES_AT_ONCE
             && let Ok(next) = self.messages.try_recv()
         {
             commands += next.commands();
+            bytes += next.weight();
             messages.push(next);
         }
         self.room.add_permits(messages.len());

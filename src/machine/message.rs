@@ -69,6 +69,19 @@ pub enum Command {
     Drain,
 }
 
+impl Command {
+    /// About how many bytes of text it carries: batches are bounded by it.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::CreateWorkflow { content } | Self::UpdateWorkflow { content, .. } => content.spec().weight(),
+            Self::AttemptEnded { outcome, .. } => {
+                outcome.stderr_tail.len() + outcome.output.as_ref().map_or(0, |output| output.json.len())
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// What is done with executions from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {

@@ -31,6 +31,13 @@ pub struct WorkflowSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+impl WorkflowSpec {
+    /// About how many bytes of text it has.
+    pub fn weight(&self) -> usize {
+        self.description.len() + self.tasks.iter().map(TaskSpec::weight).sum::<usize>()
+    }
+}
+
 /// A task as its author wrote it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TaskSpec {
@@ -60,6 +67,21 @@ pub struct TaskSpec {
     pub output_format: OutputFormat,
     /// What is done; `None`: the agent's work.
     pub action: Option<Action>,
+}
+
+impl TaskSpec {
+    fn weight(&self) -> usize {
+        let pairs =
+            |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let action = match &self.action {
+            Some(Action::Command(command)) => {
+                command.argv.iter().map(String::len).sum::<usize>() + pairs(&command.env) + command.stdin.len()
+            }
+            Some(Action::Noop { .. }) | None => 0,
+        };
+        let dependencies = self.dependencies.iter().map(String::len).sum::<usize>();
+        self.id.len() + self.title.len() + self.description.len() + dependencies + pairs(&self.metadata) + action
+    }
 }
 
 /// What a task does.
