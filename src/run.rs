@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::{
+    api::convert::definition,
     cli::{
         self, connect, file,
         progress::Outcome,
@@ -24,6 +26,7 @@ use crate::{
     },
     config::{ConfigError, Settings, runs_dir},
     daemon::{Daemon, RunError, StartError},
+    machine::workflow::Violation,
     proto::v1,
     telemetry,
 };
@@ -65,6 +68,14 @@ pub enum RunFailure {
     /// The file.
     #[error(transparent)]
     File(#[from] file::FileError),
+    /// What the file defines.
+    #[error("{} cannot run:{}", path.display(), fault_lines(violations))]
+    Faults {
+        /// Which file.
+        path: PathBuf,
+        /// Everything that is wrong with it.
+        violations: Vec<Violation>,
+    },
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -102,7 +113,7 @@ impl RunFailure {
     /// What noxd exits with: 2 for what the person can mend on the command line or in the file, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::File(_) | Self::Config(_) | Self::Directory { .. } => 2,
+            Self::File(_) | Self::Faults { .. } | Self::Config(_) | Self::Directory { .. } => 2,
             Self::Call(error) => error.exit_code(),
             Self::Start { .. } | Self::Daemon(_) | Self::Channel(_) | Self::Io(_) => 1,
         }
@@ -153,12 +164,16 @@ pub async fn run(args: RunArgs) -> Result<u8, RunFailure> {
     Ok(code)
 }
 
-fn read(path: &Path) -> Result<v1::Workflow, file::FileError> {
+/// Reads the file and checks it, so that nothing is made for one that cannot run.
+fn read(path: &Path) -> Result<v1::Workflow, RunFailure> {
     let mut workflow = file::read_workflow(path)?;
     if workflow.name.is_empty() {
         workflow.name = file::stem(path).unwrap_or("stdin").to_string();
     }
-    Ok(workflow)
+    match definition::parse(workflow.clone()).into_content(false) {
+        Ok(_) => Ok(workflow),
+        Err(violations) => Err(RunFailure::Faults { path: path.to_path_buf(), violations }),
+    }
 }
 
 /// Shows the run to its end. `None`: SIGTERM or SIGHUP came, and the run is to be left as it is.
@@ -257,6 +272,14 @@ async fn show_outputs(channel: Channel) -> Result<(), CliError> {
     Ok(())
 }
 
+fn fault_lines(violations: &[Violation]) -> String {
+    let line = |fault: &Violation| {
+        let reason = fault.reason.as_str();
+        format!("\n  {}", cli::status::violation_line(&fault.field, &fault.description, reason))
+    };
+    violations.iter().map(line).collect()
+}
+
 fn tell(words: &str) {
     cli::output::talk(words);
 }
@@ -284,7 +307,9 @@ fn directory(args: &RunArgs, name: &str) -> Result<PathBuf, RunFailure> {
             runs_dir().join(format!("{stamp}-{safe}-{unique}"))
         }
     };
-    fs::create_dir_all(&directory).map_err(|error| refuse(&directory, error.to_string()))?;
+    // What runs here, and what it says, is this user's alone.
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    made.map_err(|error| refuse(&directory, error.to_string()))?;
     Ok(directory)
 }
 
@@ -332,7 +357,11 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        words = format!("{words}: {cause}");
+        let cause_words = cause.to_string();
+        // Some errors tell their source themselves.
+        if !words.contains(&cause_words) {
+            words = format!("{words}: {cause_words}");
+        }
         source = cause.source();
     }
     words

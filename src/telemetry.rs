@@ -1,6 +1,6 @@
 //! What noxd tells about itself: its log. (Metrics will have their one list of names here.)
 
-use std::{fs::File, io::IsTerminal as _, path::Path, sync::Mutex};
+use std::{fs::File, io::IsTerminal as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Mutex};
 
 use tracing_subscriber::EnvFilter;
 
@@ -17,7 +17,7 @@ pub fn log_to_stderr(filter: &str) {
 /// # Errors
 /// Where the file cannot be made.
 pub fn log_to_file(path: &Path, filter: &str) -> std::io::Result<()> {
-    let file = File::options().create(true).append(true).open(path)?;
+    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(parse(filter)).with_ansi(false);
     // A subscriber that is there already, in a test, stays.
     let _ = subscriber.with_writer(Mutex::new(file)).try_init();

@@ -134,7 +134,8 @@ fn a_file_with_faults_is_refused_with_every_fault_and_runs_nothing() {
         run.file("tasks:\n- {id: a, dependencies: [b], noop: {}}\n- {id: b, dependencies: [a, ghost], noop: {}}\n");
     let output = run.output(&[file.to_str().expect("a path")]);
     let printed = all_text(&output);
-    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert_eq!(output.status.code(), Some(2), "{printed}");
+    assert!(!run.path("noxd").exists(), "nothing is made for a file that cannot run");
     assert!(printed.contains("tasks[1].dependencies[1]") && printed.contains("DEPENDENCY_NOT_FOUND"), "{printed}");
     assert!(printed.contains("→"), "the cycle is printed: {printed}");
 

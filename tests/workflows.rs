@@ -153,7 +153,7 @@ async fn a_bad_definition_is_refused_as_a_whole_and_nothing_is_stored() {
     let details = status.get_error_details();
     assert_eq!(
         details.error_info().map(|info| (info.domain.as_str(), info.reason.as_str())),
-        Some(("nox.dev", "DUPLICATE_TASK_ID"))
+        Some(("nox.dev", "CIRCULAR_DEPENDENCY"))
     );
     let fields: Vec<(&str, &str)> = details
         .bad_request()
@@ -163,13 +163,12 @@ async fn a_bad_definition_is_refused_as_a_whole_and_nothing_is_stored() {
         .map(|fault| (fault.field.as_str(), fault.reason.as_str()))
         .collect();
     let expected = [
-        ("tasks[2].id", "DUPLICATE_TASK_ID"),
-        ("tasks[3].id", "INVALID_ID"),
-        ("tasks[5].retry_config.jitter", "INVALID_VALUE"),
-        ("tasks[4].when", "CONDITION_INVALID"),
-        ("tasks[3].dependencies[0]", "DEPENDENCY_NOT_FOUND"),
         ("tasks[0].dependencies[0]", "CIRCULAR_DEPENDENCY"),
-        ("tasks[4].when", "NOT_SUPPORTED"),
+        ("tasks[2].id", "DUPLICATE_TASK_ID"),
+        ("tasks[3].dependencies[0]", "DEPENDENCY_NOT_FOUND"),
+        ("tasks[3].id", "INVALID_ID"),
+        ("tasks[4].when", "CONDITION_INVALID"),
+        ("tasks[5].retry_config.jitter", "INVALID_VALUE"),
         ("tasks[5].retry_config", "NOT_SUPPORTED"),
         ("tasks[5].allow_failure", "NOT_SUPPORTED"),
     ];

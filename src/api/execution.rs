@@ -19,6 +19,7 @@ use crate::{
         execution::Execution,
         ids::{ExecutionId, TaskIndex, WorkflowId},
         message::Output,
+        task::TaskStatus,
         workflow,
     },
     proto::v1::{self, execution_service_server::ExecutionService},
@@ -55,7 +56,7 @@ pub(super) async fn list(
     mut request: v1::ListExecutionsRequest,
 ) -> Result<v1::ListExecutionsResponse, Status> {
     let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
-    let page = Page::parse(size, &token, &request)?;
+    let page = Page::parse("ListExecutions", size, &token, &request)?;
     let workflow = if request.workflow_id.is_empty() { None } else { Some(workflow_id(&request.workflow_id)?) };
     api.read(move |reads| list_page(reads, &request, workflow.as_ref(), &page)).await
 }
@@ -69,8 +70,7 @@ fn list_page(
     let statuses: BTreeSet<i32> = request.statuses.iter().copied().collect();
     let from = request.created_after.as_ref().map(convert::time_of);
     let before = request.created_before.as_ref().map(convert::time_of);
-    let mut at =
-        page.after.as_deref().and_then(|bytes| bytes.first_chunk::<16>()).map(|b| ExecutionId(u128::from_be_bytes(*b)));
+    let mut at = page.position()?.map(|bytes| ExecutionId(u128::from_be_bytes(bytes)));
     let mut executions = Vec::new();
     let mut scanned = 0;
     loop {
@@ -133,7 +133,7 @@ impl ExecutionService for Executions {
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let mut request = request.into_inner();
         let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
-        let page = Page::parse(size, &token, &request)?;
+        let page = Page::parse("ListTasks", size, &token, &request)?;
         let id = execution_id(&request.execution_id)?;
         let response = self
             .api
@@ -188,9 +188,9 @@ impl ExecutionService for Executions {
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let mut request = request.into_inner();
         let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
-        let page = Page::parse(size, &token, &request)?;
+        let page = Page::parse("ListEvents", size, &token, &request)?;
         let id = execution_id(&request.execution_id)?;
-        let position = page.after.as_deref().and_then(|bytes| bytes.first_chunk::<8>()).map(|b| u64::from_be_bytes(*b));
+        let position = page.position()?.map(u64::from_be_bytes);
         let after = position.or(request.after_revision).unwrap_or(0);
         let response = self
             .api
@@ -218,19 +218,24 @@ impl ExecutionService for Executions {
         let request = request.into_inner();
         let id = execution_id(&request.execution_id)?;
         let task_id = request.task_id.clone();
-        let newest = self
+        let (newest, alive) = self
             .api
             .read(move |reads| {
                 let (execution, task) = task_of(reads, id, &task_id)?;
-                Ok(execution.tasks[task as usize].attempt)
+                let state = &execution.tasks[task as usize];
+                Ok((state.attempt, state.status == TaskStatus::Running))
             })
             .await?;
         let attempt = if request.attempt == 0 { newest } else { request.attempt };
-        if attempt == 0 || attempt > newest {
-            let words = format!("task `{}` has had {newest} attempt(s); 0 asks for the newest", request.task_id);
+        if newest == 0 {
+            let words = format!("task `{}` has not started, so it has no log yet", request.task_id);
+            return Err(status::status(Reason::LogNotFound, words));
+        }
+        if attempt > newest {
+            let words = format!("the newest attempt of task `{}` is {newest}; 0 asks for the newest", request.task_id);
             return Err(invalid_field("attempt", workflow::Reason::InvalidValue, words));
         }
-        logs::stream(&self.api, id, request, attempt).await
+        logs::stream(&self.api, id, request, attempt, alive && attempt == newest).await
     }
 
     type WatchEventsStream = EventStream<v1::WatchEventsResponse>;
@@ -252,16 +257,17 @@ impl ExecutionService for Executions {
 }
 
 fn list_tasks(reads: &Reads, execution: &Execution, statuses: &[i32], page: &Page) -> Reading<v1::ListTasksResponse> {
-    let position = page.after.as_deref().and_then(|bytes| bytes.first_chunk::<4>()).map(|b| u32::from_be_bytes(*b));
+    let position = page.position()?.map(u32::from_be_bytes);
     let from = position.map_or(0, |last| last as usize + 1);
     let mut tasks = Vec::new();
+    let mut room = render::Room::of_answer();
     for (task, state) in (0..).zip(&execution.tasks).skip(from) {
         if !statuses.is_empty() && !statuses.contains(&(render::task_status(state.status) as i32)) {
             continue;
         }
         let mut ends = render::Ends::default();
         ends.read_one(execution, task, reads)?;
-        tasks.push(render::one_task(execution, task, &ends));
+        tasks.push(room.fit(render::one_task(execution, task, &ends)));
         if tasks.len() == page.size {
             let next_page_token = page.token(&task.to_be_bytes());
             return Ok(v1::ListTasksResponse { tasks, next_page_token });

@@ -39,10 +39,11 @@ pub(super) async fn stream(
     id: ExecutionId,
     request: v1::StreamTaskLogsRequest,
     attempt: u32,
+    alive: bool,
 ) -> Result<Response<EventStream<v1::StreamTaskLogsResponse>>, Status> {
     let path = api.layout.log_file(id, &request.task_id, attempt);
-    let follow = request.follow;
-    // Whoever follows may have come before the process wrote anything.
+    // What is over grows no more. Whoever follows may have come before the process wrote anything.
+    let follow = request.follow && alive;
     let mut log = Log { path, reader: None, offset: request.from_offset, attempt };
     if !follow || log.path.exists() {
         log = log.opened().await?;

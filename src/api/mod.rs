@@ -196,6 +196,9 @@ pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::API_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that clients without generated code can read the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
     };
     Ok(Routes::new(workflows)
         .add_service(executions)

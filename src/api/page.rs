@@ -27,7 +27,7 @@ impl Page {
     ///
     /// # Errors
     /// A negative or too large size; a token that is not from this list with this filter.
-    pub fn parse(size: i32, token: &str, filter: &impl Serialize) -> Result<Self, Status> {
+    pub fn parse(rpc: &str, size: i32, token: &str, filter: &impl Serialize) -> Result<Self, Status> {
         let size = match usize::try_from(size) {
             Ok(0) => DEFAULT_PAGE,
             Ok(size) if size <= MAX_PAGE => size,
@@ -36,9 +36,19 @@ impl Page {
                 return Err(invalid_field("page_size", workflow::Reason::InvalidValue, words));
             }
         };
-        let filter = digest(filter)?;
+        let filter = digest(rpc, filter)?;
         let after = if token.is_empty() { None } else { Some(position(token, filter)?) };
         Ok(Self { size, after, filter })
+    }
+
+    /// The position to go on after, where positions have this many bytes.
+    ///
+    /// # Errors
+    /// A token that somebody made up.
+    pub fn position<const N: usize>(&self) -> Result<Option<[u8; N]>, Status> {
+        let Some(after) = &self.after else { return Ok(None) };
+        let position = <[u8; N]>::try_from(after.as_slice());
+        position.map(Some).map_err(|_| status(Reason::InvalidPageToken, NOT_A_TOKEN))
     }
 
     /// The token for what comes after this position.
@@ -48,9 +58,12 @@ impl Page {
     }
 }
 
+/// What is said of a token that is none.
+pub const NOT_A_TOKEN: &str = "this is no page token; give one from `next_page_token`";
+
 fn position(token: &str, filter: [u8; 4]) -> Result<Vec<u8>, Status> {
     let wrong = |words| status(Reason::InvalidPageToken, words);
-    let bytes = unhex(token).ok_or_else(|| wrong("this is no page token; give one from `next_page_token`"))?;
+    let bytes = unhex(token).ok_or_else(|| wrong(NOT_A_TOKEN))?;
     match bytes.split_first_chunk::<4>() {
         Some((of, position)) if *of == filter => Ok(position.to_vec()),
         _ => Err(wrong("this page token is of another list or filter; begin again without one")),
@@ -65,10 +78,13 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
-fn digest(filter: &impl Serialize) -> Result<[u8; 4], Status> {
+fn digest(rpc: &str, filter: &impl Serialize) -> Result<[u8; 4], Status> {
     // Sorted keys: the same filter gives the same digest.
-    let value = serde_json::to_value(filter).and_then(|value| serde_json::to_vec(&value));
-    let bytes = value.map_err(|error| status(Reason::Internal, format!("the filter has no JSON form: {error}")))?;
+    let value = serde_json::to_value(filter).and_then(|value| serde_json::to_vec(&(rpc, value)));
+    let bytes = value.map_err(|error| {
+        let words = format!("a value of the filter is none that it can have: {error}");
+        invalid_field("filter", workflow::Reason::InvalidValue, words)
+    })?;
     let digest = Sha256::digest(bytes);
     Ok([digest[0], digest[1], digest[2], digest[3]])
 }
@@ -79,17 +95,19 @@ mod tests {
 
     #[test]
     fn a_token_continues_its_own_list_and_no_other() {
-        let page = Page::parse(0, "", &"a filter").expect("a page");
+        let page = Page::parse("List", 0, "", &"a filter").expect("a page");
         assert_eq!((page.size, &page.after), (50, &None));
         let token = page.token(b"position");
-        let next = Page::parse(1_000, &token, &"a filter").expect("a page");
+        let next = Page::parse("List", 1_000, &token, &"a filter").expect("a page");
         assert_eq!(next.after.as_deref(), Some(&b"position"[..]));
-        assert!(Page::parse(0, &token, &"another filter").is_err());
+        assert!(next.position::<8>().is_ok() && next.position::<16>().is_err(), "8 bytes are no 16");
+        assert!(Page::parse("List", 0, &token, &"another filter").is_err());
+        assert!(Page::parse("ListOthers", 0, &token, &"a filter").is_err());
         for nonsense in ["x", "zz", "ü", "00", &"0".repeat(5_000)] {
-            assert!(Page::parse(0, nonsense, &"a filter").is_err(), "{nonsense}");
+            assert!(Page::parse("List", 0, nonsense, &"a filter").is_err(), "{nonsense}");
         }
         for size in [-1, 1_001] {
-            assert!(Page::parse(size, "", &"a filter").is_err(), "{size}");
+            assert!(Page::parse("List", size, "", &"a filter").is_err(), "{size}");
         }
     }
 }

@@ -170,7 +170,10 @@ fn rejected(rejection: &Rejection, message: String) -> Status {
     let mut details = ErrorDetails::new();
     let reason = match rejection {
         Rejection::WorkflowNotFound(id) => return no_workflow(id),
-        Rejection::ExecutionNotFound { execution, .. } => return no_execution(execution),
+        Rejection::ExecutionNotFound { execution, .. } => {
+            details.set_resource_info("execution", execution.to_string(), "", message.clone());
+            Reason::ExecutionNotFound
+        }
         Rejection::WorkflowExists(id) => {
             details.set_resource_info("workflow", id.as_str(), "", message.clone());
             Reason::AlreadyExists

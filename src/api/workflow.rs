@@ -9,7 +9,7 @@ use super::{
     Api, EventStream, Reading,
     caller::{actor, request_id},
     convert::{self, definition, execution},
-    page::Page,
+    page::{NOT_A_TOKEN, Page},
     status::{self, Reason, invalid, invalid_field, refused},
     stream,
 };
@@ -23,6 +23,7 @@ use crate::{
         workflow::{self, Violation},
     },
     proto::v1::{self, workflow_service_server::WorkflowService},
+    store::layout::{Summary, key},
 };
 
 /// Definitions above this size are large: two of them are looked at at a time.
@@ -89,17 +90,7 @@ impl Workflows {
         let Reply::Executions(ids) = answer.map_err(|refusal| refused(&refusal))?.reply else {
             return Err(status::status(Reason::Internal, "the engine answered something else"));
         };
-        self.api
-            .read(move |reads| {
-                let mut shown = Vec::with_capacity(ids.len());
-                for id in ids {
-                    if let Some(one) = reads.execution(id)? {
-                        shown.push(execution::without_tasks(&one, reads)?);
-                    }
-                }
-                Ok(shown)
-            })
-            .await
+        self.without_tasks(ids).await
     }
 
     async fn started(&self, answer: Answer, wait: Option<Duration>) -> Result<v1::WorkflowExecution, Status> {
@@ -114,14 +105,40 @@ impl Workflows {
         }
         self.api.execution(id).await
     }
+
+    /// Without tasks: the answer to a thousand requests stays small.
+    async fn started_in_batch(&self, answer: Answer) -> Result<v1::WorkflowExecution, Status> {
+        let Reply::Executions(ids) = answer.reply else {
+            return Err(status::status(Reason::Internal, "the engine answered something else"));
+        };
+        self.without_tasks(ids).await?.pop().ok_or_else(|| status::status(Reason::Internal, "nothing was started"))
+    }
+
+    async fn without_tasks(&self, ids: Vec<ExecutionId>) -> Result<Vec<v1::WorkflowExecution>, Status> {
+        self.api
+            .read(move |reads| {
+                let mut shown = Vec::with_capacity(ids.len());
+                for id in ids {
+                    if let Some(one) = reads.execution(id)? {
+                        shown.push(execution::without_tasks(&one, reads)?);
+                    }
+                }
+                Ok(shown)
+            })
+            .await
+    }
+}
+
+/// The latest execution of a workflow. One that was deleted and stored anew does not answer for its former life.
+fn latest_of(reads: &Reads, record: &WorkflowRecord) -> Reading<Option<Summary>> {
+    let latest = reads.executions(Some(&record.content.spec().id), None, 1)?;
+    let summary = latest.first().map(|latest| reads.summary(*latest)).transpose()?.flatten();
+    Ok(summary.filter(|summary| summary.started_at >= record.created_at))
 }
 
 /// What the latest execution adds to a workflow.
 fn with_latest(reads: &Reads, mut shown: v1::Workflow, record: &WorkflowRecord) -> Reading<v1::Workflow> {
-    let id = &record.content.spec().id;
-    if let Some(latest) = reads.executions(Some(id), None, 1)?.first()
-        && let Some(summary) = reads.summary(*latest)?
-    {
+    if let Some(summary) = latest_of(reads, record)? {
         shown.started_at = Some(convert::timestamp(summary.started_at));
         shown.completed_at = summary.ended_at.map(convert::timestamp);
         if matches!(record.content, Content::Ready(_)) {
@@ -166,8 +183,12 @@ fn start(request: &v1::ExecuteWorkflowRequest) -> Result<Command, Status> {
 
 fn wait_of(request: &v1::ExecuteWorkflowRequest) -> Result<Option<Duration>, Status> {
     let Some(wait) = &request.wait else { return Ok(None) };
-    let micros = convert::micros_of("wait", wait).map_err(|fault| invalid(&[fault]))?;
-    Ok(Some(Duration::from_micros(micros).min(MAX_WAIT)))
+    let wait = Duration::from_micros(convert::micros_of("wait", wait).map_err(|fault| invalid(&[fault]))?);
+    if wait > MAX_WAIT {
+        let words = "a call waits for an hour at most; watch the execution instead";
+        return Err(invalid_field("wait", workflow::Reason::InvalidValue, words));
+    }
+    Ok(Some(wait))
 }
 
 #[tonic::async_trait]
@@ -208,7 +229,14 @@ impl WorkflowService for Workflows {
         if version != 0 && version != record.version {
             let (reader, wanted) = (id.clone(), id);
             let spec = self.api.read(move |reads| Ok(reads.workflow_version(&reader, version)?)).await?;
-            let spec = spec.ok_or_else(|| status::no_workflow(format!("{wanted}, version {version}")))?;
+            let spec = spec.ok_or_else(|| {
+                status::not_found(
+                    Reason::WorkflowNotFound,
+                    "version",
+                    &format!("{version} of workflow {wanted}"),
+                    "0 asks for the newest",
+                )
+            })?;
             let older = definition::render_spec(&spec);
             workflow = v1::Workflow {
                 version,
@@ -232,7 +260,10 @@ impl WorkflowService for Workflows {
     ) -> Result<Response<v1::ListWorkflowsResponse>, Status> {
         let mut request = request.into_inner();
         let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
-        let page = Page::parse(size, &token, &request)?;
+        let page = Page::parse("ListWorkflows", size, &token, &request)?;
+        if page.after.as_deref().is_some_and(|after| key::workflow_of_age(after).is_none()) {
+            return Err(status::status(Reason::InvalidPageToken, NOT_A_TOKEN));
+        }
         let response = self.api.read(move |reads| list_workflows(reads, &request, &page)).await?;
         Ok(Response::new(response))
     }
@@ -337,7 +368,7 @@ impl WorkflowService for Workflows {
             let outcome = match (one, &mut answers) {
                 (Err(status), _) => Err(status),
                 (Ok(_), answers) => match answers.next() {
-                    Some(Ok(answer)) => self.started(answer, None).await,
+                    Some(Ok(answer)) => self.started_in_batch(answer).await,
                     Some(Err(refusal)) => Err(refused(&refusal)),
                     None => Err(status::status(Reason::Internal, "the engine left a request unanswered")),
                 },
@@ -387,8 +418,9 @@ impl WorkflowService for Workflows {
         let request = request.into_inner();
         let id = workflow_id(&request.workflow_id)?;
         let latest = if request.execution_id.is_empty() {
-            let of = id.clone();
-            self.api.read(move |reads| Ok(reads.executions(Some(&of), None, 1)?.first().copied())).await?
+            let record = self.stored(&id).await?;
+            let latest = self.api.read(move |reads| latest_of(reads, &record)).await?;
+            latest.map(|summary| summary.id)
         } else {
             Some(execution_id(&request.execution_id)?)
         };

@@ -344,7 +344,7 @@ fn scroll_text(happening: &Happening, style: Style) -> Option<String> {
 /// The line for an event where nothing can be drawn.
 pub(super) fn plain_line(happening: &Happening, progress: &Progress) -> Option<String> {
     match happening {
-        Happening::Started => Some(format!("execution started, {} tasks", progress.total)),
+        Happening::Started => Some(format!("execution started, {}", tasks(progress.total as usize))),
         Happening::TaskStarted(running) if running.attempt > 1 => {
             Some(format!("{} started, attempt {}", text::escape(&running.task_id), running.attempt))
         }
@@ -354,7 +354,8 @@ pub(super) fn plain_line(happening: &Happening, progress: &Progress) -> Option<S
             Some(format!("{} completed{took}", text::escape(task)))
         }
         Happening::TaskFailed(failure) => {
-            Some(format!("{} failed: {}", text::escape(&failure.task_id), sentence(failure)))
+            let word = if failure.error.kind == "TIMEOUT" { "timed out" } else { "failed" };
+            Some(format!("{} {word}: {}", text::escape(&failure.task_id), sentence(failure)))
         }
         // The summary says it.
         Happening::Ended(_) => None,
@@ -362,9 +363,13 @@ pub(super) fn plain_line(happening: &Happening, progress: &Progress) -> Option<S
     }
 }
 
+/// `1 task`, `2 tasks`.
+fn tasks(count: usize) -> String {
+    if count == 1 { "1 task".to_owned() } else { format!("{count} tasks") }
+}
+
 /// What is told in the same words everywhere.
 fn plain_text(happening: &Happening) -> Option<String> {
-    let tasks = |ids: &[String]| if ids.len() == 1 { "1 task".to_owned() } else { format!("{} tasks", ids.len()) };
     match happening {
         Happening::TaskTimeUp(task) => Some(format!("{} reached its timeout and is being ended", text::escape(task))),
         Happening::TaskCancelled(task) => Some(format!("{} cancelled", text::escape(task))),
@@ -372,9 +377,9 @@ fn plain_text(happening: &Happening) -> Option<String> {
             Some(format!("{} interrupted ({}), queued again", text::escape(task), text::escape(reason)))
         }
         Happening::Blocked(ids, cause) => {
-            Some(format!("{} blocked by {}: {}", tasks(ids), text::escape(cause), names(ids)))
+            Some(format!("{} blocked by {}: {}", tasks(ids.len()), text::escape(cause), names(ids)))
         }
-        Happening::Cancelled(ids) => Some(format!("{} cancelled before they started: {}", tasks(ids), names(ids))),
+        Happening::Cancelled(ids) => Some(format!("{} cancelled before starting: {}", tasks(ids.len()), names(ids))),
         Happening::Paused => Some("paused: nothing new starts, running tasks finish".to_owned()),
         Happening::Resumed => Some("resumed".to_owned()),
         Happening::CancelRequested(0) => Some("cancel requested".to_owned()),
@@ -411,7 +416,8 @@ pub fn summary(progress: &Progress, log_hint: &str, style: Style) -> String {
     let took = text::span(progress.elapsed(&now()));
     let parts: Vec<String> = [
         (counts.completed, "completed"),
-        (counts.failed, "failed"),
+        (counts.failed - counts.timed_out, "failed"),
+        (counts.timed_out, "timed out"),
         (counts.blocked, "blocked"),
         (counts.cancelled, "cancelled"),
     ]
@@ -425,7 +431,8 @@ pub fn summary(progress: &Progress, log_hint: &str, style: Style) -> String {
         Some(Outcome::Cancelled | Outcome::Killed) => (Paint::Yellow, "CANCELLED"),
         None => (Paint::Yellow, "NOT ENDED"),
     };
-    let mut told = format!("{} in {took}: {} of {} tasks", style.paint(paint, word), parts.join(", "), progress.total);
+    let mut told =
+        format!("{} in {took}: {} of {}", style.paint(paint, word), parts.join(", "), tasks(progress.total as usize));
     told.push('\n');
     for failure in progress.failures.iter().take(FAILURES_TOLD) {
         told += &failure_text(failure, log_hint, style);

@@ -5,6 +5,7 @@
 use std::io::{IsTerminal as _, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{status::CliError, text};
 
@@ -49,9 +50,12 @@ impl Output {
         let text = match self.format {
             Format::Table => table(),
             Format::Json => {
-                self.shown_json(serde_json::to_string_pretty(resource).map_err(std::io::Error::from)?) + "\n"
+                let json = serde_json::to_string_pretty(&canonical(resource)?).map_err(std::io::Error::from)?;
+                self.shown_json(json) + "\n"
             }
-            Format::Yaml => self.shown_yaml(serde_saphyr::to_string(resource).map_err(std::io::Error::other)?),
+            Format::Yaml => {
+                self.shown_yaml(serde_saphyr::to_string(&canonical(resource)?).map_err(std::io::Error::other)?)
+            }
         };
         self.text(&text)
     }
@@ -60,10 +64,10 @@ impl Output {
     pub fn message<T: Serialize>(&mut self, message: &T) -> Result<(), CliError> {
         let text = match self.format {
             Format::Table | Format::Json => {
-                self.shown_json(serde_json::to_string(message).map_err(std::io::Error::from)?) + "\n"
+                self.shown_json(serde_json::to_string(&canonical(message)?).map_err(std::io::Error::from)?) + "\n"
             }
             Format::Yaml => {
-                let yaml = serde_saphyr::to_string(message).map_err(std::io::Error::other)?;
+                let yaml = serde_saphyr::to_string(&canonical(message)?).map_err(std::io::Error::other)?;
                 format!("---\n{}", self.shown_yaml(yaml))
             }
         };
@@ -95,6 +99,39 @@ impl Output {
         self.stream.flush()?;
         Ok(())
     }
+}
+
+/// Canonical proto3 JSON, where the generated code falls short of it: times end in `Z`, and whole numbers are written
+/// without a fraction. Keys are sorted, so that the same resource gives the same text.
+fn canonical<T: Serialize>(resource: &T) -> Result<Value, CliError> {
+    fn mend(value: &mut Value, is_time: bool) {
+        match value {
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    mend(value, key.ends_with("At") || matches!(key.as_str(), "time" | "eta"));
+                }
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| mend(value, false)),
+            Value::String(text) if is_time => {
+                if let Some(time) = text.strip_suffix("+00:00") {
+                    *text = format!("{time}Z");
+                }
+            }
+            Value::Number(number) => {
+                // Above 2^53 a double has no neighbours of distance 1 and is shown as what it is.
+                const EXACT: f64 = 9_007_199_254_740_992.0;
+                if let Some(float) = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT) {
+                    #[expect(clippy::cast_possible_truncation, reason = "it is whole and below 2^53")]
+                    let whole = float as i64;
+                    *number = whole.into();
+                }
+            }
+            Value::String(_) | Value::Bool(_) | Value::Null => {}
+        }
+    }
+    let mut value = serde_json::to_value(resource).map_err(std::io::Error::from)?;
+    mend(&mut value, false);
+    Ok(value)
 }
 
 /// Says something to the person at standard error. Where nobody listens, nothing is lost.

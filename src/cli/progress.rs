@@ -47,6 +47,8 @@ pub struct Counts {
     pub completed: u32,
     /// Badly, a timeout included.
     pub failed: u32,
+    /// Of those, by a timeout.
+    pub timed_out: u32,
     /// Not run, since a task before failed.
     pub blocked: u32,
     /// On request.
@@ -283,6 +285,7 @@ impl Progress {
         let error = result.and_then(|attempt| attempt.error.clone()).unwrap_or_default();
         let failure = Failure { task_id: event.task_id.clone(), error, took };
         self.counts.failed += 1;
+        self.counts.timed_out += u32::from(failure.error.kind == "TIMEOUT");
         if self.failures.len() < MAX_FAILURES {
             self.failures.push(failure.clone());
         }
@@ -383,7 +386,7 @@ pub(super) mod tests {
             progress.apply(event);
         }
         assert_eq!(progress.outcome, Some(Outcome::Failed));
-        assert_eq!(progress.counts, Counts { completed: 2, failed: 1, blocked: 2, cancelled: 0 });
+        assert_eq!(progress.counts, Counts { completed: 2, failed: 1, timed_out: 0, blocked: 2, cancelled: 0 });
         assert_eq!(progress.percent(), 100);
         assert_eq!(progress.failures[0].brief(), "exit code 3");
         assert_eq!(progress.failures[0].took.unwrap().as_secs(), 2);

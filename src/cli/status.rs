@@ -86,17 +86,21 @@ pub fn describe(status: &Status) -> String {
     if let Some(info) = details.error_info() {
         told += &format!(" ({})", text::escape(&info.reason));
     }
-    for violation in details.bad_request().map_or(&[][..], |request| &request.field_violations) {
-        told += "\n  ";
-        told += &violation_line(&violation.field, &violation.description, &violation.reason);
-    }
-    for violation in details.precondition_failure().map_or(&[][..], |failure| &failure.violations) {
-        told += "\n  ";
-        told += &violation_line(&violation.subject, &violation.description, &violation.r#type);
-    }
-    for violation in details.quota_failure().map_or(&[][..], |failure| &failure.violations) {
-        told += "\n  ";
-        told += &violation_line(&violation.subject, &violation.description, "");
+    let fields = details.bad_request().map_or(&[][..], |request| &request.field_violations);
+    let fields = fields.iter().map(|one| (&one.field, &one.description, one.reason.as_str()));
+    let states = details.precondition_failure().map_or(&[][..], |failure| &failure.violations);
+    let states = states.iter().map(|one| (&one.subject, &one.description, one.r#type.as_str()));
+    let quotas = details.quota_failure().map_or(&[][..], |failure| &failure.violations);
+    let quotas = quotas.iter().map(|one| (&one.subject, &one.description, ""));
+    // What stands in the message already is not said twice.
+    let said = |field: &str, description: &str| {
+        status.message() == description || status.message() == format!("{field}: {description}")
+    };
+    for (field, description, reason) in fields.chain(states).chain(quotas) {
+        if !said(field, description) {
+            told += "\n  ";
+            told += &violation_line(field, description, reason);
+        }
     }
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         told += &format!("\n  try again in {}", text::span(delay));

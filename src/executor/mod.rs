@@ -36,6 +36,9 @@ use crate::{
     },
 };
 
+/// Deepest output: protobuf's readers follow a hundred messages into each other, and an object costs three.
+const MAX_OUTPUT_NESTING: usize = 30;
+
 /// What the executor is started with.
 #[derive(Clone, Debug)]
 pub struct ExecutorConfig {
@@ -267,6 +270,13 @@ fn outcome_of(report: ProcessReport) -> AttemptOutcome {
     let (end, output) = match (report.stopped, report.end) {
         (Some(cause), _) => (stopped(cause), None),
         (None, ProcessEnd::Exited { code: 0 }) => match report.output {
+            Ok(json) if nesting(&json) > MAX_OUTPUT_NESTING => {
+                let words = format!(
+                    "the output is nested {} levels deep; at most {MAX_OUTPUT_NESTING} are taken, since clients read no more",
+                    nesting(&json)
+                );
+                (AttemptEnd::OutputRefused(words), None)
+            }
             Ok(json) => (AttemptEnd::Succeeded, output_of(json)),
             Err(fault) => (AttemptEnd::OutputRefused(fault.message), None),
         },
@@ -283,8 +293,39 @@ fn outcome_of(report: ProcessReport) -> AttemptOutcome {
     }
 }
 
+/// Deepest array or object of JSON text.
+fn nesting(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// The output is JSON text, made by `output`; it is UTF-8 by construction.
 fn output_of(json: Vec<u8>) -> Option<Output> {
     let json = String::from_utf8(json).ok()?;
     Some(Output { size: json.len() as u64, json: json.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_depth_of_an_output_is_counted_outside_of_its_strings() {
+        for (json, depth) in [("1", 0), ("[]", 1), (r#"{"a":[{"b":[]}]}"#, 4), (r#"["[[[\"[[","{"]"#, 1)] {
+            assert_eq!(nesting(json.as_bytes()), depth, "{json}");
+        }
+    }
 }

@@ -404,10 +404,16 @@ fn find_program(name: &str, path: &OsStr, working_dir: &Path) -> Result<PathBuf,
     }
     match refused {
         Some(candidate) => Err(not_executable(&candidate)),
-        None => Err(format!(
-            "program `{shown}` was not found in PATH ({}): install it, or name it by its full path",
-            path.display()
-        )),
+        None => {
+            // A person sees which PATH it was without a screen full of it.
+            let mut searched: String = path.display().to_string().chars().take(200).collect();
+            if searched.len() < path.as_bytes().len() {
+                searched.push('…');
+            }
+            Err(format!(
+                "program `{shown}` was not found in PATH ({searched}): install it, or name it by its full path"
+            ))
+        }
     }
 }
 

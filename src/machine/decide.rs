@@ -127,7 +127,7 @@ fn draft_words(content: &Content) -> String {
         Content::Ready(_) => 0,
         Content::Draft { violations, .. } => violations.len(),
     };
-    format!("it is a DRAFT with {faults} fault(s); `noxctl workflow show` lists them, an update mends them")
+    format!("it is a DRAFT, with {faults} known faults; `noxctl workflow show` lists them, an update mends them")
 }
 
 fn changed(workflow: WorkflowId, change: WorkflowChange, record: WorkflowRecord) -> (Vec<Decided>, Reply) {
@@ -193,7 +193,8 @@ fn delete_workflow(
     let before = stored(state, &id)?;
     check_etag(&id, before, etag)?;
     if let Some(active) = state.alive_of.get(&id).and_then(|all| all.first().map(|first| (all.len(), *first))) {
-        let why = format!("{} execution(s) have not ended, such as {}; cancel them first", active.0, active.1);
+        let why =
+            format!("executions of it have not ended ({} of them, such as {}); cancel them first", active.0, active.1);
         return Err(invalid_state(id, "delete", why));
     }
     let record = WorkflowRecord { deleted: true, updated_at: tick.wall, ..before.as_ref().clone() };

@@ -28,7 +28,9 @@ pub enum StoreError {
         what: String,
     },
     /// Bytes that were durable are no longer what was written. The store refuses rather than guess.
-    #[error("{file} is corrupt at byte {offset}: {what}; restore a backup or salvage with `noxd doctor`")]
+    #[error(
+        "{file} is corrupt at byte {offset}: {what}; noxd does not guess: restore a backup, or keep the directory for examination and begin with a new one"
+    )]
     Corrupt {
         /// The damaged file (for the merged rows: their directory, which only sled can look into).
         file: PathBuf,

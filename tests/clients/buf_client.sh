@@ -67,9 +67,9 @@ until_event() {
     local stream=$room/stream
     rm -f "$stream" && mkfifo "$stream"
     "${curl[@]}" "${door[@]}" -d "{\"execution_id\": \"$1\", \"after_revision\": 0}" \
-        "$url/nox.v1.ExecutionService/WatchExecution" > "$stream" &
+        "$url/nox.v1.ExecutionService/WatchExecution" > "$stream" 2> "$room/watch" &
     watcher=$!
-    grep -q "\"$2\"" "$stream" || { echo "FAILED $door_name: the watch ended without $2"; exit 1; }
+    grep -q "\"$2\"" "$stream" || { cat "$room/watch"; echo "FAILED $door_name: no $2"; exit 1; }
     kill "$watcher" 2> /dev/null || true
     wait "$watcher" 2> /dev/null || true
     watcher=''
@@ -119,7 +119,7 @@ tell() {
 }
 
 mkfifo "$room/ready"
-"$noxd" serve --data-dir "$room/data" --listen 127.0.0.1:0 --socket "$room/noxd.sock" \
+"$noxd" serve --data-dir "$room/data" --listen 127.0.0.1:0 --socket "$room/noxd.sock" --log info \
     2> >(tee "$room/log" > "$room/ready") &
 daemon=$!
 # The line that names the doors is written when they are open; what comes later is read too, so that noxd never waits.

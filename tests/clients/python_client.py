@@ -42,20 +42,19 @@ class Noxd:
     """A noxd to talk to. `nox.WorkflowService.GetWorkflow(workflow_id="x")` is one call."""
 
     def __init__(self, target, timeout=30):
-        # Over a Unix socket grpcio sends the path as the :authority, which HTTP/2 servers refuse: say a plain name.
-        options = [("grpc.default_authority", "localhost")] if target.startswith("unix:") else []
+        # Large workflows and outputs need more than the 4 MiB that grpcio takes by default.
+        options = [("grpc.max_receive_message_length", 64 * 1024 * 1024)]
+        if target.startswith("unix:"):  # Else grpcio sends the path as the :authority, which servers refuse.
+            options.append(("grpc.default_authority", "localhost"))
         self.channel = grpc.insecure_channel(target, options)
         self.pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(self.channel))
         self.timeout = timeout
 
-    def __getattr__(self, service):
-        return self.service("nox.v1." + service)
+    def __getattr__(self, name):
+        return self.service("nox.v1." + name)
 
     def service(self, full_name):
         return Service(self, full_name)
-
-    def close(self):
-        self.channel.close()
 
 
 class Service:
@@ -118,7 +117,7 @@ class Daemon:
         socket = os.path.join(self.directory, "noxd.sock")
         self.process = subprocess.Popen(
             [self.binary, "serve", "--data-dir", os.path.join(self.directory, "data"),
-             "--listen", "127.0.0.1:0", "--socket", socket],
+             "--listen", "127.0.0.1:0", "--socket", socket, "--log", "info"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         port = concurrent.futures.Future()
         self.reader = threading.Thread(target=self.read, args=(self.process.stderr, port), daemon=True)
@@ -174,7 +173,7 @@ class Stories:
 
     @classmethod
     def tearDownClass(cls):
-        cls.nox.close()
+        cls.nox.channel.close()
         code = cls.daemon.stop()
         cls.directory.cleanup()
         assert code == 0, "noxd left with {}:\n{}".format(code, "".join(cls.daemon.log))
@@ -193,10 +192,14 @@ class Stories:
 
     def watch(self, execution, after=0):
         """The events after a revision, to the execution's end."""
-        for message in self.nox.ExecutionService.WatchExecution(execution_id=execution.id, after_revision=after):
-            if message.HasField("event"):
-                self.assertEqual(message.revision, message.event.revision)
-                yield message.event
+        stream = self.nox.ExecutionService.WatchExecution(execution_id=execution.id, after_revision=after)
+        try:
+            for message in stream:
+                if message.HasField("event"):  # Else a bookmark: a revision to resume from.
+                    self.assertEqual(message.revision, message.event.revision)
+                    yield message.event
+        finally:
+            stream.cancel()  # Of who stops early, the server should know.
 
     def until(self, execution, kind, task=""):
         """Waits for an event and returns it."""
@@ -221,11 +224,8 @@ class Stories:
         self.addCleanup(os.close, pipe)
         return command("gate", "sh", "-c", 'read word < "$0"; echo "$word"', path), lambda: os.write(pipe, b"open\n")
 
-    def kinds(self, events):
-        return [(e.WhichOneof("kind"), e.task_id) for e in events]
-
     def watched_to_the_end(self, execution, *kinds):
-        self.assertEqual(self.kinds(self.watch(execution)), list(kinds))
+        self.assertEqual([(e.WhichOneof("kind"), e.task_id) for e in self.watch(execution)], list(kinds))
 
     # The stories.
 
@@ -379,7 +379,7 @@ class Stories:
             pid = self.until(execution, "task_spawned", "gate").task_spawned.pid
             nox.WorkflowService.PauseWorkflow(workflow_id=execution.workflow_id)
             daemon.stop("kill")
-            nox.close()
+            nox.channel.close()
             self.nox = daemon.start().connect(self.door)
             self.assertFalse(alive(pid))  # What the dead daemon left was ended.
             execution = self.get(execution)
@@ -389,7 +389,7 @@ class Stories:
             self.until(execution, "execution_completed")
             attempts = self.get(execution).tasks[0].attempts
             self.assertEqual([word(a) for a in attempts], ["CANCELLED", "COMPLETED"])
-            self.nox.close()
+            self.nox.channel.close()
             self.assertEqual(daemon.stop(), 0)
 
 

@@ -34,16 +34,41 @@ impl Parsed {
     /// Every fault at once; those that a client can mend before those that only another build can.
     pub fn into_content(self, save_as_draft: bool) -> Result<Content, Vec<Violation>> {
         let Self { spec, malformed, unsupported } = self;
-        let Some(spec) = spec else { return Err([malformed, unsupported].concat()) };
+        let Some(spec) = spec else { return Err(in_order(malformed, unsupported)) };
+        let sound = malformed.is_empty() && unsupported.is_empty();
         match Definition::check(spec.clone()) {
-            Ok(definition) if malformed.is_empty() && unsupported.is_empty() => Ok(Content::Ready(definition)),
-            Err(violations) if save_as_draft && malformed.is_empty() && unsupported.is_empty() => {
-                Ok(Content::Draft { spec: spec.into(), violations })
+            Ok(definition) if sound => Ok(Content::Ready(definition)),
+            Err(violations) if sound && save_as_draft => {
+                Ok(Content::Draft { spec: spec.into(), violations: in_order(violations, Vec::new()) })
             }
-            Ok(_) => Err([malformed, unsupported].concat()),
-            Err(violations) => Err([malformed, violations, unsupported].concat()),
+            Ok(_) => Err(in_order(malformed, unsupported)),
+            Err(violations) => Err(in_order([malformed, violations].concat(), unsupported)),
         }
     }
+}
+
+/// Faults in the order of the fields, as a person goes through a file; what only another build can do comes last, and
+/// not for a field that is at fault anyway.
+fn in_order(mut faults: Vec<Violation>, mut unsupported: Vec<Violation>) -> Vec<Violation> {
+    unsupported.retain(|other| faults.iter().all(|fault| fault.field != other.field));
+    faults.sort_by_cached_key(|fault| place(&fault.field));
+    faults.extend(unsupported);
+    faults
+}
+
+/// Sorts `tasks[2]` before `tasks[10]`.
+fn place(field: &str) -> Vec<(u64, String)> {
+    let mut parts = Vec::new();
+    let mut rest = field;
+    while !rest.is_empty() {
+        let words = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest[words..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |end| words + end);
+        let number = rest[words..digits].parse().unwrap_or(u64::MAX);
+        parts.push((0, rest[..words].to_string()));
+        parts.push((number, String::new()));
+        rest = &rest[digits..];
+    }
+    parts
 }
 
 /// Takes a definition apart. An empty id becomes a UUIDv7.
@@ -110,6 +135,9 @@ impl Parse {
     fn task(&mut self, at: usize, task: v1::Task) -> TaskSpec {
         let field = |name: &str| format!("tasks[{at}].{name}");
         self.unsupported_task_fields(&field, &task);
+        if v1::TriggerRule::try_from(task.trigger_rule).is_err() {
+            self.unknown(&field("trigger_rule"), task.trigger_rule);
+        }
         let priority = self.priority(&field("priority"), task.priority);
         let output_format = self.output_format(&field("output_format"), task.output_format);
         let timeout_micros = task.timeout.as_ref().and_then(|span| self.span(&field("timeout"), span));
@@ -153,7 +181,8 @@ impl Parse {
     fn unsupported_task_fields(&mut self, field: &dyn Fn(&str) -> String, task: &v1::Task) {
         let mut refuse = |set, name: &str, instead: &str| self.refuse(set, &field(name), instead);
         let rule = task.trigger_rule;
-        let other_rule = rule != 0 && rule != v1::TriggerRule::AllSucceeded as i32;
+        let known = v1::TriggerRule::try_from(rule).is_ok();
+        let other_rule = known && rule != 0 && rule != v1::TriggerRule::AllSucceeded as i32;
         refuse(other_rule, "trigger_rule", "ALL_SUCCEEDED is the default");
         refuse(!task.conditions.is_empty(), "conditions", "decide inside the command");
         refuse(!task.when.is_empty(), "when", "decide inside the command");

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use pbjson_types::value::Kind;
+use prost::Message as _;
+
 use super::{definition::status, duration, timestamp};
 use crate::{
     engine::read::{ReadError, Reads},
@@ -27,7 +30,9 @@ pub fn whole(execution: &Execution, reads: &Reads) -> Result<v1::WorkflowExecuti
     let mut shown = without_tasks(execution, reads)?;
     if execution.tasks.len() <= SHOWN_TASKS {
         let ends = Ends::read(execution.id, reads)?;
-        shown.tasks = (0..).zip(&execution.tasks).map(|(task, _)| one_task(execution, task, &ends)).collect();
+        let mut room = Room::of_answer();
+        let tasks = (0..).zip(&execution.tasks);
+        shown.tasks = tasks.map(|(task, _)| room.fit(one_task(execution, task, &ends))).collect();
     }
     Ok(shown)
 }
@@ -196,9 +201,63 @@ pub fn one_task(execution: &Execution, task: TaskIndex, ends: &Ends) -> v1::Task
 
 /// An output as free JSON. The beginning of one that is longer is shown as text.
 pub fn value_of(output: &Output) -> pbjson_types::Value {
-    serde_json::from_str(&output.json).unwrap_or_else(|_| pbjson_types::Value {
-        kind: Some(pbjson_types::value::Kind::StringValue(beginning(&output.json))),
-    })
+    let kind = match serde_json::from_str(&output.json) {
+        Ok(json) => kind_of(json),
+        Err(_) => Kind::StringValue(beginning(&output.json)),
+    };
+    pbjson_types::Value { kind: Some(kind) }
+}
+
+/// A whole number that a double cannot hold exactly becomes text: nothing is lost.
+fn kind_of(json: serde_json::Value) -> Kind {
+    const EXACT: u64 = 1 << 53;
+    let value = |json| pbjson_types::Value { kind: Some(kind_of(json)) };
+    match json {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(flag) => Kind::BoolValue(flag),
+        serde_json::Value::Number(number) => {
+            let whole = number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs));
+            match number.as_f64() {
+                Some(float) if whole.is_none_or(|whole| whole <= EXACT) => Kind::NumberValue(float),
+                _ => Kind::StringValue(number.to_string()),
+            }
+        }
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(values) => {
+            Kind::ListValue(pbjson_types::ListValue { values: values.into_iter().map(value).collect() })
+        }
+        serde_json::Value::Object(entries) => {
+            let fields = entries.into_iter().map(|(key, json)| (key, value(json))).collect();
+            Kind::StructValue(pbjson_types::Struct { fields })
+        }
+    }
+}
+
+/// Keeps an answer with many tasks within what clients take without being told to: beyond this many bytes, tasks are
+/// shown without outputs and without the tails of standard error.
+const SHOWN_BYTES: usize = 3 * 1_024 * 1_024;
+
+/// Bytes that an answer has left for details.
+pub struct Room(usize);
+
+impl Room {
+    /// Of a whole answer.
+    pub fn of_answer() -> Self {
+        Self(SHOWN_BYTES)
+    }
+
+    /// The task, without its details where there is no room for them any more: GetTask has them.
+    pub fn fit(&mut self, mut task: v1::TaskExecution) -> v1::TaskExecution {
+        let size = task.encoded_len();
+        if size <= self.0 {
+            self.0 -= size;
+            return task;
+        }
+        task.output_truncated |= task.output.take().is_some();
+        let errors = task.attempts.iter_mut().filter_map(|attempt| attempt.error.as_mut()).chain(task.error.as_mut());
+        errors.for_each(|error| error.stderr_tail.clear());
+        task
+    }
 }
 
 /// Of a string that was cut, what it says; of anything else, the JSON text.
@@ -318,9 +377,28 @@ mod tests {
     fn the_beginning_of_a_long_text_is_shown_as_text() {
         // S-DATA-1
         let shown = |json: &str| value_of(&Output { json: json.into(), size: 1_000_000 }).kind;
-        let text = |text: &str| Some(pbjson_types::value::Kind::StringValue(text.into()));
+        let text = |text: &str| Some(Kind::StringValue(text.into()));
         assert_eq!(shown("\"two\\nlines and"), text("two\nlines and"));
         assert_eq!(shown("\"cut in an escape\\u00"), text("cut in an escape"));
         assert_eq!(shown("{\"a\": [1, 2"), text("{\"a\": [1, 2"));
+        assert_eq!(shown("null"), Some(Kind::NullValue(0)));
+        assert_eq!(shown("9007199254740993"), text("9007199254740993"));
+    }
+
+    #[test]
+    fn an_answer_with_many_large_tasks_stays_within_what_clients_take() {
+        let text = |length: usize| Some(pbjson_types::Value { kind: Some(Kind::StringValue("x".repeat(length))) });
+        let error = || Some(v1::TaskError { stderr_tail: "y".repeat(4_096), ..v1::TaskError::default() });
+        let task = || v1::TaskExecution {
+            output: text(4_096),
+            attempts: vec![v1::TaskAttempt { error: error(), ..v1::TaskAttempt::default() }; 3],
+            ..v1::TaskExecution::default()
+        };
+        let mut room = Room::of_answer();
+        let tasks: Vec<_> = (0..1_000).map(|_| room.fit(task())).collect();
+        let size: usize = tasks.iter().map(prost::Message::encoded_len).sum();
+        assert!((2_000_000..4_000_000).contains(&size), "{size}");
+        assert!(tasks[0].output.is_some() && !tasks[0].output_truncated);
+        assert!(tasks[999].output.is_none() && tasks[999].output_truncated);
     }
 }
