@@ -236,6 +236,8 @@ async fn noxctl_leads_a_workflow_through_its_life() {
     let execution =
         listed[0]["id"].as_str().or_else(|| listed["executions"][0]["id"].as_str()).expect("an id").to_string();
     assert!(ok(&["execution", "show", &execution]).contains("COMPLETED"));
+    let shown = ok(&["execution", "show", &execution, "one"]);
+    assert!(shown.contains("COMPLETED") && shown.ends_with("\nhello\n"), "{shown}");
     assert_eq!(ok(&["execution", "logs", &execution, "one"]), "hello\n");
     let watched = ok(&["execution", "watch", &execution]);
     assert!(watched.contains("two"), "{watched}");

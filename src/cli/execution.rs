@@ -17,7 +17,7 @@ use super::{
     run,
     status::CliError,
     table::{Column, Table},
-    text,
+    task, text,
     watch::{self, Subject, Watcher, outcome_of},
     workflow::WatchArgs,
 };
@@ -31,7 +31,7 @@ use crate::proto::v1::{
 pub enum ExecutionCommand {
     /// List executions, newest first.
     List(ListArgs),
-    /// Show an execution and its tasks.
+    /// Show an execution and its tasks, or one task with its output.
     Show(ShowArgs),
     /// Show its progress to the end; the exit code is the outcome.
     Watch(WatchArgs),
@@ -65,6 +65,8 @@ pub struct ListArgs {
 pub struct ShowArgs {
     /// The execution.
     id: String,
+    /// One of its tasks: with all its tries and its whole output.
+    task: Option<String>,
 }
 
 /// Does an `execution` command; the exit code.
@@ -72,6 +74,9 @@ pub async fn run(command: ExecutionCommand, context: &mut Context) -> Result<u8,
     match command {
         ExecutionCommand::List(args) => list(args, context).await,
         ExecutionCommand::Show(args) => {
+            if let Some(task) = &args.task {
+                return task::show(&args.id, task, context).await;
+            }
             let channel = context.channel().await?;
             let execution = fetch(channel.clone(), &args.id).await?;
             show(channel, &execution, context).await?;
@@ -312,7 +317,8 @@ fn status(execution: &WorkflowExecution) -> String {
     }
 }
 
-fn took(from: Option<&Timestamp>, to: Option<&Timestamp>) -> String {
+/// From one moment to another; empty when there is none.
+pub(super) fn took(from: Option<&Timestamp>, to: Option<&Timestamp>) -> String {
     text::between(from, to).map(text::span).unwrap_or_default()
 }
 

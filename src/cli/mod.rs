@@ -20,6 +20,7 @@ pub mod progress;
 pub mod run;
 pub mod status;
 pub mod table;
+mod task;
 pub mod text;
 pub mod watch;
 mod words;

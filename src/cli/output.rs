@@ -103,7 +103,7 @@ impl Output {
 
 /// Canonical proto3 JSON, where the generated code falls short of it: times end in `Z`, and whole numbers are written
 /// without a fraction. Keys are sorted, so that the same resource gives the same text.
-fn canonical<T: Serialize>(resource: &T) -> Result<Value, CliError> {
+pub(super) fn canonical<T: Serialize>(resource: &T) -> Result<Value, CliError> {
     fn mend(value: &mut Value, is_time: bool) {
         match value {
             Value::Object(entries) => {
