@@ -96,11 +96,8 @@ fn attributes_that_hide() {
     bites("src/api/page.rs", "#[allow(dead_code)]\nfn f() {}", &[":2: attributes"]);
     bites("tests/durable.rs", "#![allow(dead_code)]", &[":2: attributes"]);
     bites("src/api/page.rs", "#[cfg_attr(test, allow(dead_code))]\nfn f() {}", &[":2: attributes"]);
-    bites("tests/support/mod.rs", "#![allow(dead_code, reason = \"x\")]", &[]);
-    bites("tests/support/mod.rs", "#![allow(unused, reason = \"x\")]", &[":2: attributes"]);
     bites("src/api/page.rs", "#[expect(dead_code, reason = \"x\")]\nfn f() {}", &[]);
     bites("tests/durable.rs", "#[test]\n#[ignore = \"slow\"]\nfn alone() {}", &[":3: attributes"]);
-    bites("tests/durable.rs", "#[ignore = \"by f\"]\nfn alone() {}\nfn f() { passes(\"alone\"); }", &[]);
 }
 
 #[test]

@@ -1,14 +1,12 @@
 //! Stories of a person at a terminal: `noxd run` and `noxctl`, as processes, by what they print and how they exit.
 
-mod support;
-
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 
+use crate::support::{Noxd, eventually, is_alive, noop, number_in, shell, signal};
 use noxd::proto::v1;
-use support::{Noxd, eventually, is_alive, noop, number_in, shell, signal};
 
 /// `noxd run` on a directory that is removed at the end.
 struct Run {

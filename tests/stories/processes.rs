@@ -1,11 +1,9 @@
 //! Stories of processes: what a real noxd starts, it also ends.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Noxd, eventually, is_alive, noop, number_in, shell};
 use noxd::proto::v1::{self, TaskStatus, WorkflowStatus};
-use support::{Noxd, eventually, is_alive, noop, number_in, shell};
 
 /// A shell that ignores SIGTERM, with a child in a session of its own that ignores it too. Each writes its process id.
 fn stubborn_family(directory: &std::path::Path) -> String {

@@ -2,8 +2,6 @@
 //!
 //! Everything waits on a condition with a deadline; nothing sleeps for a fixed time and hopes.
 
-#![allow(dead_code, reason = "each test binary uses a part of it, so that no `expect` holds in all")]
-
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},

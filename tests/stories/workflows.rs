@@ -1,9 +1,7 @@
 //! Stories of whole workflows, told to a real noxd over its socket.
 
-mod support;
-
+use crate::support::{Noxd, noop, shell};
 use noxd::proto::v1::{self, TaskStatus, WorkflowStatus};
-use support::{Noxd, noop, shell};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 

@@ -1,11 +1,9 @@
 //! Stories of a noxd that is killed in the middle of its work.
 
-mod support;
-
 use std::process::Stdio;
 
+use crate::support::{Noxd, noop, shell};
 use noxd::proto::v1::{self, TaskStatus, WorkflowStatus};
-use support::{Noxd, noop, shell};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_survives_sigkill() {
