@@ -29,10 +29,7 @@ use crate::{
         watch::{Scope, Watch},
     },
     executor::files::DataLayout,
-    machine::{
-        ids::{ExecutionId, Revision, Timestamp},
-        message::Event,
-    },
+    machine::ids::{ExecutionId, Revision, Timestamp},
     proto::{self, v1},
 };
 
@@ -104,9 +101,7 @@ impl Api {
     ) -> Result<T, Status> {
         let reads = self.engine.reads().clone();
         match tokio::task::spawn_blocking(move || read(&reads)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(ReadFailure::Store(error))) => Err(status::unreadable(&error)),
-            Ok(Err(ReadFailure::Status(status))) => Err(*status),
+            Ok(answer) => answered(answer),
             Err(error) if error.is_panic() => {
                 tracing::error!(%error, "a read panicked");
                 Err(status::status(Reason::Internal, "a read failed; noxd's log says why"))
@@ -115,13 +110,18 @@ impl Api {
         }
     }
 
-    /// An execution with its tasks.
+    /// An execution with its tasks. Most that are asked for have just been written and are in memory still, so this is
+    /// read at once; a large one is read away from the threads that serve.
     async fn execution(&self, id: ExecutionId) -> Result<v1::WorkflowExecution, Status> {
-        self.read(move |reads| {
+        const SMALL_TASKS: u32 = 64;
+        let whole = move |reads: &Reads| {
             let execution = reads.execution(id)?.ok_or_else(|| status::no_execution(id))?;
             Ok(convert::execution::whole(&execution, reads)?)
-        })
-        .await
+        };
+        let reads = self.engine.reads();
+        let summary = reads.summary(id).map_err(|error| status::unreadable(&error))?;
+        let tasks = summary.map_or(0, |summary| summary.counts.total());
+        if tasks > SMALL_TASKS { self.read(whole).await } else { answered(whole(reads)) }
     }
 
     /// A watch from after a revision; absent: from now.
@@ -140,22 +140,24 @@ impl Api {
 
     /// Waits until an execution has ended, or that long.
     async fn wait_for_end(&self, id: ExecutionId, wait: Duration) -> Result<(), Status> {
-        let mut watch = self.engine.watch(Scope::Execution(id), 0);
-        let ended = async {
-            while let Some(recorded) = watch.next().await? {
-                if matches!(recorded.event, Event::ExecutionEnded { .. }) {
-                    break;
-                }
-            }
-            Ok::<(), ReadError>(())
+        let has_ended = || {
+            let summary = self.engine.reads().summary(id).map_err(|error| status::unreadable(&error))?;
+            Ok::<_, Status>(summary.is_none_or(|summary| summary.status.is_terminal()))
         };
-        tokio::select! {
-            ended = tokio::time::timeout(wait, ended) => match ended {
-                Ok(Err(error)) => Err(status::unreadable(&error)),
-                Ok(Ok(())) | Err(_) => Ok(()),
-            },
-            () = self.stop.cancelled() => Ok(()),
+        if has_ended()? {
+            return Ok(());
         }
+        // Asked first and looked up then, so that an end between the two is not missed.
+        let ended = self.engine.end_of(id);
+        if has_ended()? {
+            return Ok(());
+        }
+        tokio::select! {
+            // An engine that has stopped tells nobody any more: what is known is the answer then.
+            _ = tokio::time::timeout(wait, ended) => {}
+            () = self.stop.cancelled() => {}
+        }
+        Ok(())
     }
 
     fn now(&self) -> Timestamp {
@@ -170,6 +172,14 @@ impl Api {
         }
         response
     }
+}
+
+/// What a read gave, as an answer.
+fn answered<T>(reading: Reading<T>) -> Result<T, Status> {
+    reading.map_err(|failure| match failure {
+        ReadFailure::Store(error) => status::unreadable(&error),
+        ReadFailure::Status(status) => *status,
+    })
 }
 
 /// All services, with health and reflection.

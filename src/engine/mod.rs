@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     machine::{
-        ids::{Actor, Revision},
+        ids::{Actor, ExecutionId, Revision},
         message::{Command, Effect, Rejection, Reply},
         step::Machine,
     },
@@ -275,6 +275,11 @@ impl Handle {
     /// Watches from after a revision.
     pub fn watch(&self, scope: Scope, after: Revision) -> Watch {
         Watch::new(&self.hub, self.reads.clone(), scope, after)
+    }
+
+    /// Resolves when an execution ends from now on. Whether it has ended before, the store tells.
+    pub fn end_of(&self, id: ExecutionId) -> oneshot::Receiver<()> {
+        self.hub.end_of(id)
     }
 
     /// How busy the engine is.
