@@ -1,6 +1,7 @@
 //! The composition root: opens everything in order, joins the channels, and closes everything in order.
 //!
-//! Start: store and recovery → leftovers of a dead noxd ended → executor → interrupted attempts queued again → doors.
+//! Start: doors opened, not served → store and recovery → leftovers of a dead noxd ended → executor → interrupted
+//! attempts queued again → work admitted, doors served.
 //! Stop: nothing new is admitted → running tasks end, or are ended → streams and calls end → the writer stops.
 
 use std::{path::PathBuf, sync::Arc};
@@ -14,7 +15,7 @@ use crate::{
         listen::{self, DoorError, ServeError},
     },
     config::Config,
-    engine::{Engine, EngineConfig, Handle, OpenError, Request, Stopped, clock, recovery::LostAttempt},
+    engine::{Engine, EngineConfig, Handle, OpenError, Request, Stopped, Wanted, clock, recovery::LostAttempt},
     executor::{Executor, ExecutorConfig, files::DataLayout, leftovers},
     machine::{
         ids::Actor,
@@ -27,7 +28,8 @@ use crate::{
 pub struct Daemon {
     engine: Engine,
     executor: Executor,
-    serving: JoinHandle<Result<(), ServeError>>,
+    /// Until its end was taken.
+    serving: Option<JoinHandle<Result<(), ServeError>>>,
     stop_serving: CancellationToken,
     streams: TaskTracker,
     drain_timeout: std::time::Duration,
@@ -80,6 +82,8 @@ impl Daemon {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let layout = DataLayout::new(&config.data_dir);
         make_private(&config.data_dir)?;
+        // First, since nothing may run in a noxd that cannot serve, nor while the mask for new files is another.
+        let doors = open_doors(config).await?;
         let mut engine = open(config, &layout).await?;
         let store_id = format!("{:032x}", engine.handle.store_id());
         let interrupted = std::mem::take(&mut engine.interrupted);
@@ -93,6 +97,8 @@ impl Daemon {
         };
         let executor = Executor::start(executor_config, engine.handle.clone(), effects);
         report_interrupted(&engine.handle, &interrupted).await;
+        // An engine that has stopped meanwhile tells why in `run_until`.
+        let _ = engine.handle.begin().await;
         let stop_serving = CancellationToken::new();
         let streams = TaskTracker::new();
         let api = Api {
@@ -102,13 +108,12 @@ impl Daemon {
             streams: streams.clone(),
             about: Arc::new(About { started_at: clock::wall_now(), termination_grace: config.termination_grace }),
         };
-        let doors = open_doors(config).await?;
         let described = doors.iter().map(listen::Door::describe).collect();
         let serving = tokio::spawn(listen::serve(api, doors, stop_serving.clone()));
         Ok(Self {
             engine,
             executor,
-            serving,
+            serving: Some(serving),
             stop_serving,
             streams,
             drain_timeout: config.drain_timeout,
@@ -126,19 +131,24 @@ impl Daemon {
     /// # Errors
     /// Why it could not go on: nothing more was acknowledged from there.
     pub async fn run_until(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        let Some(mut serving) = self.serving.take() else { return self.shut_down().await };
         tokio::select! {
             stopped = &mut self.engine.stopped => {
                 self.stop_serving.cancel();
                 let reason: Arc<str> = "the writer ended unasked; see the log".into();
                 return Err(stopped.unwrap_or(Ok(())).err().unwrap_or(Stopped { reason }).into());
             }
-            serving = &mut self.serving => {
-                if let Ok(Err(error)) = serving {
-                    return Err(error.into());
-                }
+            served = &mut serving => {
+                // What runs is ended in order all the same.
+                self.shut_down().await?;
+                return match served {
+                    Ok(Err(error)) => Err(error.into()),
+                    Ok(Ok(())) | Err(_) => Err(Stopped { reason: "serving ended unasked; see the log".into() }.into()),
+                };
             }
             () = stop.cancelled() => {}
         }
+        self.serving = Some(serving);
         self.shut_down().await
     }
 
@@ -152,7 +162,7 @@ impl Daemon {
     }
 
     async fn shut_down(self) -> Result<(), RunError> {
-        let drain = Request { command: Command::Drain, actor: Actor::Noxd, id: None };
+        let drain = Request { wanted: Wanted::Command(Command::Drain), actor: Actor::Noxd, id: None };
         if self.engine.handle.submit(drain).await.is_ok() {
             tracing::info!(running = self.executor.running(), "draining");
         }
@@ -160,7 +170,9 @@ impl Daemon {
         self.stop_serving.cancel();
         self.streams.close();
         self.streams.wait().await;
-        if let Ok(Err(error)) = self.serving.await {
+        if let Some(serving) = self.serving
+            && let Ok(Err(error)) = serving.await
+        {
             tracing::warn!(%error, "serving ended in an error");
         }
         self.engine.handle.stop().await;

@@ -142,8 +142,10 @@ pub async fn run(args: RunArgs) -> Result<u8, RunFailure> {
     let config = settings.into_config()?;
     let daemon =
         Daemon::start(&config).await.map_err(|source| RunFailure::Start { path: directory.clone(), source })?;
-    let channel = connect::socket_channel(&socket).await?;
-    let outcome = follow(&args, workflow, channel, &directory).await;
+    let outcome = match connect::socket_channel(&socket).await {
+        Ok(channel) => follow(&args, workflow, channel, &directory).await,
+        Err(error) => Err(error.into()),
+    };
     let closed = match &outcome {
         Ok(Some(Outcome::Killed)) => daemon.kill().await,
         _ => {

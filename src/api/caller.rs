@@ -4,10 +4,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
-use super::{
-    listen::Peer,
-    status::{invalid_field, status},
-};
+use super::{listen::Peer, status::invalid_field};
 use crate::{
     engine::requests::RequestId,
     machine::{ids::Actor, workflow::Reason},
@@ -51,7 +48,10 @@ pub fn request_id<M: Serialize>(
 /// memory or in protobuf.
 fn body_bytes<M: Serialize>(body: &M) -> Result<Vec<u8>, Status> {
     let value = serde_json::to_value(body).and_then(|value| serde_json::to_vec(&value));
-    value.map_err(|error| status(super::status::Reason::Internal, format!("the request has no JSON form: {error}")))
+    value.map_err(|error| {
+        let words = format!("a value of the request is none that it can have: {error}");
+        invalid_field("request", Reason::InvalidValue, words)
+    })
 }
 
 fn digest(parts: &[&[u8]]) -> [u8; 16] {

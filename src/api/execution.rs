@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{
     Api, EventStream, Reading,
     convert::{self, definition, event::EventRenderer, execution as render},
     logs,
-    page::Page,
+    page::{PAGE_BYTES, Page},
     status::{self, Reason, invalid_field},
     stream,
     workflow::{execution_id, workflow_id},
@@ -72,7 +73,7 @@ fn list_page(
     let before = request.created_before.as_ref().map(convert::time_of);
     let mut at = page.position()?.map(|bytes| ExecutionId(u128::from_be_bytes(bytes)));
     let mut executions = Vec::new();
-    let mut scanned = 0;
+    let (mut scanned, mut bytes) = (0, 0);
     loop {
         let ids = reads.executions(workflow, at, 256)?;
         let Some(last) = ids.last() else { break };
@@ -86,9 +87,11 @@ fn list_page(
             let status = definition::status(summary.status) as i32;
             let wanted = statuses.is_empty() || statuses.contains(&status);
             if labelled && in_time && wanted {
-                executions.push(listed(reads, id, &summary)?);
+                let shown = listed(reads, id, &summary)?;
+                bytes += shown.encoded_len();
+                executions.push(shown);
             }
-            if executions.len() == page.size || scanned >= MAX_SCANNED {
+            if executions.len() == page.size || bytes >= PAGE_BYTES || scanned >= MAX_SCANNED {
                 let next_page_token = page.token(&id.0.to_be_bytes());
                 return Ok(v1::ListExecutionsResponse { executions, next_page_token });
             }
@@ -218,12 +221,13 @@ impl ExecutionService for Executions {
         let request = request.into_inner();
         let id = execution_id(&request.execution_id)?;
         let task_id = request.task_id.clone();
-        let (newest, alive) = self
+        let (newest, mut running) = self
             .api
             .read(move |reads| {
                 let (execution, task) = task_of(reads, id, &task_id)?;
                 let state = &execution.tasks[task as usize];
-                Ok((state.attempt, state.status == TaskStatus::Running))
+                let alive = state.status == TaskStatus::Running;
+                Ok((state.attempt, logs::Running { task, alive, since: execution.revision }))
             })
             .await?;
         let attempt = if request.attempt == 0 { newest } else { request.attempt };
@@ -235,7 +239,8 @@ impl ExecutionService for Executions {
             let words = format!("the newest attempt of task `{}` is {newest}; 0 asks for the newest", request.task_id);
             return Err(invalid_field("attempt", workflow::Reason::InvalidValue, words));
         }
-        logs::stream(&self.api, id, request, attempt, alive && attempt == newest).await
+        running.alive &= attempt == newest;
+        logs::stream(&self.api, id, request, attempt, running).await
     }
 
     type WatchEventsStream = EventStream<v1::WatchEventsResponse>;

@@ -38,8 +38,18 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub enum Door {
     /// TCP.
     Tcp(TcpListener),
-    /// A Unix socket, removed when noxd ends.
-    Unix(UnixListener, PathBuf),
+    /// A Unix socket.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The name of a socket, removed with it.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Whoever removed it first saved us the work.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Why a door could not be opened.
@@ -112,7 +122,7 @@ pub async fn unix(path: &Path) -> Result<Door, DoorError> {
     let listener = UnixListener::bind(path);
     rustix::process::umask(before);
     let listener = listener.map_err(failed)?;
-    Ok(Door::Unix(listener, path.to_path_buf()))
+    Ok(Door::Unix(listener, SocketFile(path.to_path_buf())))
 }
 
 fn own_directory(directory: &Path) -> Result<(), DoorError> {
@@ -135,7 +145,7 @@ impl Door {
     pub fn describe(&self) -> String {
         match self {
             Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
         }
     }
 }
@@ -159,11 +169,7 @@ pub async fn serve(api: Api, doors: Vec<Door>, stop: CancellationToken) -> Resul
     let routes = super::routes(&api).await?;
     let (connections, incoming) = mpsc::channel::<io::Result<Connection>>(16);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut sockets = Vec::new();
     for door in doors {
-        if let Door::Unix(_, path) = &door {
-            sockets.push(path.clone());
-        }
         api.streams.spawn(accept(door, connections.clone(), Arc::clone(&room), stop.clone()));
     }
     drop(connections);
@@ -178,10 +184,6 @@ pub async fn serve(api: Api, doors: Vec<Door>, stop: CancellationToken) -> Resul
         outcome = ended => outcome,
         () = drained => Ok(()),
     };
-    for socket in sockets {
-        // Whoever removed it first saved us the work.
-        let _ = fs::remove_file(socket);
-    }
     Ok(outcome?)
 }
 
@@ -208,11 +210,11 @@ async fn accept(
     stop: CancellationToken,
 ) {
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = door.accept() => accepted,
+        let (permit, accepted) = tokio::select! {
+            taken = async { (Arc::clone(&room).acquire_owned().await, door.accept().await) } => taken,
             () = stop.cancelled() => return,
         };
+        let Ok(permit) = permit else { return };
         match accepted {
             Ok(stream) => {
                 let (connections, stop) = (connections.clone(), stop.clone());

@@ -12,10 +12,10 @@ use super::{
     status::{self, Reason},
 };
 use crate::{
-    engine::watch::Scope,
+    engine::watch::{Scope, Watch},
     executor::logs::{Frame, LogError, LogReader, LogStream},
     machine::{
-        ids::{ExecutionId, Timestamp},
+        ids::{ExecutionId, Revision, TaskIndex, Timestamp},
         message::Event,
     },
     proto::v1,
@@ -30,6 +30,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 type Sent = Result<v1::StreamTaskLogsResponse, Status>;
 
+/// How the task stood when its log was asked for.
+pub(super) struct Running {
+    /// Its index.
+    pub task: TaskIndex,
+    /// Whether the attempt was alive.
+    pub alive: bool,
+    /// The execution's newest event then.
+    pub since: Revision,
+}
+
 /// The stream of an attempt's log.
 ///
 /// # Errors
@@ -39,17 +49,18 @@ pub(super) async fn stream(
     id: ExecutionId,
     request: v1::StreamTaskLogsRequest,
     attempt: u32,
-    alive: bool,
+    running: Running,
 ) -> Result<Response<EventStream<v1::StreamTaskLogsResponse>>, Status> {
     let path = api.layout.log_file(id, &request.task_id, attempt);
     // What is over grows no more. Whoever follows may have come before the process wrote anything.
-    let follow = request.follow && alive;
+    let follow = request.follow && running.alive;
     let mut log = Log { path, reader: None, offset: request.from_offset, attempt };
     if !follow || log.path.exists() {
         log = log.opened().await?;
     }
     let (messages, out) = mpsc::channel::<Sent>(WINDOW);
-    let (stop, ended) = (api.stop.clone(), Ended::of(api, id, request.task_id, attempt));
+    let stop = api.stop.clone();
+    let ended = Ended { watch: api.engine.watch(Scope::Execution(id), running.since), task: running.task, attempt };
     api.streams.spawn(async move {
         tokio::select! {
             () = copy(log, follow, ended, &messages) => {}
@@ -97,7 +108,8 @@ impl Log {
     }
 }
 
-async fn copy(mut log: Log, follow: bool, mut ended: Ended, messages: &mpsc::Sender<Sent>) {
+async fn copy(mut log: Log, follow: bool, ended: Ended, messages: &mpsc::Sender<Sent>) {
+    let mut ended = std::pin::pin!(ended.wait());
     let mut over = !follow;
     loop {
         let (back, frames) = log.read(BYTES_AT_ONCE).await;
@@ -128,7 +140,7 @@ async fn copy(mut log: Log, follow: bool, mut ended: Ended, messages: &mpsc::Sen
         }
         // Everything is in the file when the attempt's end is recorded: one more look after that is the last.
         over = tokio::select! {
-            () = ended.wait() => true,
+            () = &mut ended => true,
             () = tokio::time::sleep(LOOK_EVERY) => false,
         };
     }
@@ -136,29 +148,16 @@ async fn copy(mut log: Log, follow: bool, mut ended: Ended, messages: &mpsc::Sen
 
 /// Waits for the end of an attempt.
 struct Ended {
-    watch: crate::engine::watch::Watch,
-    reads: crate::engine::read::Reads,
-    id: ExecutionId,
-    task_id: String,
+    watch: Watch,
+    task: TaskIndex,
     attempt: u32,
 }
 
 impl Ended {
-    fn of(api: &Api, id: ExecutionId, task_id: String, attempt: u32) -> Self {
-        let watch = api.engine.watch(Scope::Execution(id), 0);
-        Self { watch, reads: api.engine.reads().clone(), id, task_id, attempt }
-    }
-
-    /// Cancel-safe: the events seen so far are not needed again.
-    async fn wait(&mut self) {
-        let task = match self.reads.execution(self.id) {
-            Ok(Some(execution)) => execution.definition.index_of(&self.task_id),
-            _ => None,
-        };
+    async fn wait(mut self) {
         while let Ok(Some(recorded)) = self.watch.next().await {
-            if let Event::TaskEnded { task: of, attempt, .. } = &recorded.event
-                && Some(*of) == task
-                && *attempt == self.attempt
+            if let Event::TaskEnded { task, attempt, .. } = &recorded.event
+                && (*task, *attempt) == (self.task, self.attempt)
             {
                 return;
             }

@@ -12,6 +12,9 @@ const DEFAULT_PAGE: usize = 50;
 /// Most entries of a page.
 const MAX_PAGE: usize = 1_000;
 
+/// Bytes after which a page ends before its size is reached: what clients take without being told to is 4 MiB.
+pub const PAGE_BYTES: usize = 3 * 1_024 * 1_024;
+
 /// A page to be read: how many entries, and after which position.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Page {

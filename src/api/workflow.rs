@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use prost::Message as _;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
@@ -9,13 +10,13 @@ use super::{
     Api, EventStream, Reading,
     caller::{actor, request_id},
     convert::{self, definition, execution},
-    page::{NOT_A_TOKEN, Page},
+    page::{NOT_A_TOKEN, PAGE_BYTES, Page},
     status::{self, Reason, invalid, invalid_field, refused},
     stream,
 };
 use crate::{
     engine::{Answer, read::Reads, watch::Scope},
-    engine::{Request as EngineRequest, requests::RequestId},
+    engine::{Request as EngineRequest, Wanted, requests::RequestId},
     machine::{
         ids::{Actor, ExecutionId, WorkflowId},
         message::{Command, Content, Operation, Reply, Trigger, WorkflowRecord},
@@ -67,7 +68,7 @@ impl Workflows {
     }
 
     async fn store(&self, command: Command, by: Actor, id: Option<RequestId>) -> Result<v1::Workflow, Status> {
-        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        let answer = self.api.engine.submit(EngineRequest { wanted: Wanted::Command(command), actor: by, id }).await;
         let Reply::Workflow { workflow, .. } = answer.map_err(|refusal| refused(&refusal))?.reply else {
             return Err(status::status(Reason::Internal, "the engine answered something else"));
         };
@@ -84,9 +85,12 @@ impl Workflows {
         id: Option<RequestId>,
     ) -> Result<Vec<v1::WorkflowExecution>, Status> {
         let workflow = workflow_id(workflow)?;
-        let execution = if execution.is_empty() { None } else { Some(execution_id(execution)?) };
-        let command = Command::Control { operation, workflow, execution };
-        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        let wanted = if execution.is_empty() {
+            Wanted::ControlAll { operation, workflow }
+        } else {
+            Wanted::Command(Command::Control { operation, workflow, execution: execution_id(execution)? })
+        };
+        let answer = self.api.engine.submit(EngineRequest { wanted, actor: by, id }).await;
         let Reply::Executions(ids) = answer.map_err(|refusal| refused(&refusal))?.reply else {
             return Err(status::status(Reason::Internal, "the engine answered something else"));
         };
@@ -302,7 +306,7 @@ impl WorkflowService for Workflows {
         let id = request_id(&by, "DeleteWorkflow", &request.request_id, &request)?;
         let etag = Some(request.etag).filter(|etag| !etag.is_empty());
         let command = Command::DeleteWorkflow { workflow: workflow_id(&request.workflow_id)?, etag };
-        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        let answer = self.api.engine.submit(EngineRequest { wanted: Wanted::Command(command), actor: by, id }).await;
         answer.map_err(|refusal| refused(&refusal))?;
         Ok(Response::new(v1::DeleteWorkflowResponse {}))
     }
@@ -333,7 +337,7 @@ impl WorkflowService for Workflows {
         let id = request_id(&by, "ExecuteWorkflow", &request.request_id, &request)?;
         let wait = wait_of(&request)?;
         let command = start(&request)?;
-        let answer = self.api.engine.submit(EngineRequest { command, actor: by, id }).await;
+        let answer = self.api.engine.submit(EngineRequest { wanted: Wanted::Command(command), actor: by, id }).await;
         let execution = self.started(answer.map_err(|refusal| refused(&refusal))?, wait).await?;
         Ok(Response::new(v1::ExecuteWorkflowResponse { execution: Some(execution) }))
     }
@@ -357,7 +361,7 @@ impl WorkflowService for Workflows {
                     return Err(invalid_field("wait", workflow::Reason::NotSupported, words));
                 }
                 let id = request_id(&by, "ExecuteWorkflow", &request.request_id, request)?;
-                Ok(EngineRequest { command: start(request)?, actor: by.clone(), id })
+                Ok(EngineRequest { wanted: Wanted::Command(start(request)?), actor: by.clone(), id })
             })
             .collect();
         let commands = prepared.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
@@ -489,13 +493,17 @@ fn list_workflows(
     let text = request.text.to_lowercase();
     let mut workflows = Vec::new();
     let mut after = page.after.clone();
-    let mut scanned = 0;
+    let (mut scanned, mut bytes) = (0, 0);
     loop {
         let rows = reads.workflows(after.as_deref(), 100)?;
         let Some((last, _)) = rows.last() else { break };
         let last = last.clone();
         for (position, id) in rows {
             scanned += 1;
+            if scanned > MAX_SCANNED {
+                let next_page_token = page.token(&position);
+                return Ok(v1::ListWorkflowsResponse { workflows, next_page_token });
+            }
             let Some(record) = reads.workflow(&id)?.filter(|record| !record.deleted) else { continue };
             let spec = record.content.spec();
             let labelled = request.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value));
@@ -509,8 +517,10 @@ fn list_workflows(
                 continue;
             }
             shown.tasks.clear();
+            shown.violations.clear();
+            bytes += shown.encoded_len();
             workflows.push(shown);
-            if workflows.len() == page.size || scanned >= MAX_SCANNED {
+            if workflows.len() == page.size || bytes >= PAGE_BYTES {
                 let next_page_token = page.token(&position);
                 return Ok(v1::ListWorkflowsResponse { workflows, next_page_token });
             }

@@ -31,8 +31,8 @@ use self::{
 };
 use crate::{
     machine::{
-        ids::{Actor, ExecutionId, Revision},
-        message::{Command, Effect, Rejection, Reply},
+        ids::{Actor, ExecutionId, Revision, WorkflowId},
+        message::{Command, Effect, Operation, Rejection, Reply},
         step::Machine,
     },
     store::Store,
@@ -88,12 +88,35 @@ pub struct Stopped {
 /// What a caller wants.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The command.
-    pub command: Command,
+    /// What.
+    pub wanted: Wanted,
     /// Who wants it.
     pub actor: Actor,
     /// So that a repeat has no second effect.
     pub id: Option<RequestId>,
+}
+
+/// What can be wanted.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// One thing.
+    Command(Command),
+    /// Pause, resume or cancel every active execution of a workflow, one after the other.
+    ControlAll {
+        /// What to do.
+        operation: Operation,
+        /// With which workflow.
+        workflow: WorkflowId,
+    },
+}
+
+impl Wanted {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Command(command) => command.weight(),
+            Self::ControlAll { .. } => 0,
+        }
+    }
 }
 
 /// What a request is answered.
@@ -139,8 +162,13 @@ pub struct Status {
 
 /// What the writer is sent.
 enum Message {
-    Requests { requests: Vec<Request>, reply: oneshot::Sender<Vec<Result<Answer, Refusal>>> },
+    Requests {
+        requests: Vec<Request>,
+        reply: oneshot::Sender<Vec<Result<Answer, Refusal>>>,
+    },
     Facts(Vec<Command>),
+    /// Admit work from here on.
+    Begin,
     Stop,
 }
 
@@ -149,16 +177,16 @@ impl Message {
         match self {
             Self::Requests { requests, .. } => requests.len(),
             Self::Facts(facts) => facts.len(),
-            Self::Stop => 1,
+            Self::Begin | Self::Stop => 1,
         }
     }
 
     /// About how many bytes of text they carry.
     fn weight(&self) -> usize {
         match self {
-            Self::Requests { requests, .. } => requests.iter().map(|request| request.command.weight()).sum(),
+            Self::Requests { requests, .. } => requests.iter().map(|request| request.wanted.weight()).sum(),
             Self::Facts(facts) => facts.iter().map(Command::weight).sum(),
-            Self::Stop => 0,
+            Self::Begin | Self::Stop => 0,
         }
     }
 }
@@ -175,7 +203,8 @@ pub struct Handle {
 }
 
 impl Engine {
-    /// Recovers what is alive in a store, and starts the writer over it.
+    /// Recovers what is alive in a store, and starts the writer over it. Nothing is admitted until
+    /// [`Handle::begin`]: what a dead noxd left behind is ended first, so that no task runs twice at once.
     ///
     /// # Errors
     /// Where the store's rows cannot be read; it is unchanged then.
@@ -208,7 +237,8 @@ impl Engine {
             status,
             requests: Requests::default(),
             loaded: Vec::new(),
-            room_on_disk: None,
+            begun: false,
+            has_room: true,
         };
         let (stopped, stopped_out) = oneshot::channel();
         let thread = std::thread::Builder::new().name("noxd-writer".into()).spawn(move || {
@@ -254,6 +284,14 @@ impl Handle {
     /// Where the engine has stopped.
     pub async fn report(&self, facts: Vec<Command>) -> Result<(), Stopped> {
         self.send(Message::Facts(facts)).await
+    }
+
+    /// Lets the writer admit work: everything from before the start is ended and reported.
+    ///
+    /// # Errors
+    /// Where the engine has stopped.
+    pub async fn begin(&self) -> Result<(), Stopped> {
+        self.send(Message::Begin).await
     }
 
     /// Tells the writer to stop after what is in its queue now.

@@ -8,6 +8,8 @@ use crate::machine::{
     task::TaskStatus,
 };
 
+/// Events looked through at once.
+const EVENTS_AT_ONCE: usize = 1_024;
 /// Executions loaded at once.
 const ALIVE_AT_ONCE: usize = 1_024;
 
@@ -62,24 +64,23 @@ pub fn recover(reads: &Reads, concurrency_limit: u32) -> Result<Recovered, ReadE
     Ok(Recovered { state, elapsed, interrupted })
 }
 
-/// The processes of attempts are in the newest events of their executions.
+/// The processes of attempts are in the events of their executions, read page by page.
 fn find_processes(reads: &Reads, attempts: &mut [LostAttempt]) -> Result<(), ReadError> {
-    let mut events = Vec::new();
-    let mut of: Option<ExecutionId> = None;
-    for attempt in attempts {
-        if of != Some(attempt.key.execution) {
-            of = Some(attempt.key.execution);
-            events = reads.events(attempt.key.execution, 0, usize::MAX)?;
-            events.retain(|recorded| matches!(recorded.event, Event::TaskSpawned { .. }));
-        }
-        attempt.process = events.iter().rev().find_map(|recorded| match &recorded.event {
-            Event::TaskSpawned { task, attempt: number, process }
-                if *task == attempt.key.task && *number == attempt.key.attempt =>
-            {
-                Some(process.clone())
+    for of_one in attempts.chunk_by_mut(|a, b| a.key.execution == b.key.execution) {
+        let Some(execution) = of_one.first().map(|lost| lost.key.execution) else { continue };
+        let mut after = 0;
+        loop {
+            let events = reads.events(execution, after, EVENTS_AT_ONCE)?;
+            let Some(last) = events.last() else { break };
+            after = last.revision;
+            for recorded in events {
+                let Event::TaskSpawned { task, attempt, process } = recorded.event else { continue };
+                let found = of_one.binary_search_by_key(&(task, attempt), |lost| (lost.key.task, lost.key.attempt));
+                if let Ok(found) = found {
+                    of_one[found].process = Some(process);
+                }
             }
-            _ => None,
-        });
+        }
     }
     Ok(())
 }

@@ -74,10 +74,12 @@ impl Requests {
     ///
     /// # Errors
     /// Where the store cannot be read.
-    #[expect(clippy::iter_over_hash_type, reason = "each is a row of its own; the batch has no order")]
     pub fn write(&mut self, rows: &mut Rows, reads: &Reads, tick: Tick) -> Result<(), ReadError> {
-        for (hash, row) in self.of_batch.drain() {
-            rows.remember(&hash, &row);
+        let mut of_batch: Vec<([u8; 16], RequestRow)> = self.of_batch.drain().collect();
+        // A map has no order of its own; the same batch gives the same rows.
+        of_batch.sort_unstable_by_key(|(hash, _)| *hash);
+        for (hash, row) in &of_batch {
+            rows.remember(hash, row);
         }
         if tick.wall.0 - self.swept_at.0 < SWEEP_MICROS {
             return Ok(());
@@ -87,9 +89,10 @@ impl Requests {
             self.swept_at = tick.wall;
         }
         for (time, hash) in over {
-            // A later request may have taken the same id since: its row is not this one's.
+            // A later request may have taken the same id since, or in this batch: its row is not this one's.
+            let taken_again = of_batch.binary_search_by_key(&hash, |(hash, _)| *hash).is_ok();
             let current = reads.request(&hash)?;
-            if current.is_some_and(|row| row.time == time) {
+            if !taken_again && current.is_some_and(|row| row.time == time) {
                 rows.forget(time, &hash);
             } else {
                 rows.forget_age(time, &hash);

@@ -22,13 +22,13 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    async fn new(seed: u64) -> Self {
         let mut world = Self { disk: SimulatedDisk::new(seed), engine: None };
-        world.open();
+        world.open().await;
         world
     }
 
-    fn open(&mut self) {
+    async fn open(&mut self) {
         let config = StoreConfig {
             segment_bytes: 256 * 1_024,
             overlay_bytes: 1_024 * 1_024,
@@ -36,7 +36,16 @@ impl World {
         };
         let store = Store::open_simulated(config, &self.disk).expect("a store opens");
         let engine = Engine::open(EngineConfig { concurrency_limit: 4, seed: 1 }, store).expect("an engine opens");
+        // Where attempts were interrupted, the test says when they have been reported.
+        let begun = engine.interrupted.is_empty();
         self.engine = Some(engine);
+        if begun {
+            self.begin().await;
+        }
+    }
+
+    async fn begin(&self) {
+        self.handle().begin().await.expect("alive");
     }
 
     fn handle(&self) -> Handle {
@@ -127,7 +136,7 @@ fn lines(lines: &[&str]) -> Vec<String> {
 }
 
 fn wants(command: Command) -> Request {
-    Request { command, actor: Actor::from_text("uid:1"), id: None }
+    Request { wanted: Wanted::Command(command), actor: Actor::from_text("uid:1"), id: None }
 }
 
 fn start(workflow: &str, execution: u128) -> Command {
@@ -139,8 +148,9 @@ fn start(workflow: &str, execution: u128) -> Command {
     }
 }
 
-fn control(operation: Operation, workflow: &str) -> Command {
-    Command::Control { operation, workflow: name(workflow), execution: None }
+fn control(operation: Operation, workflow: &str) -> Request {
+    let wanted = Wanted::ControlAll { operation, workflow: name(workflow) };
+    Request { wanted, ..wants(Command::Drain) }
 }
 
 async fn create(handle: &Handle, id: &str, tasks: &[&str]) {
@@ -172,7 +182,7 @@ async fn all(mut watch: Watch, through: Revision) -> Vec<Recorded> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workflow_runs_and_its_history_can_be_read() {
     // S-DEP-4, S-VIEW-7
-    let mut world = World::new(1);
+    let mut world = World::new(1).await;
     world.succeed_always();
     let handle = world.handle();
     create(&handle, "w", &["a", "b", "c: a b"]).await;
@@ -188,7 +198,7 @@ async fn a_workflow_runs_and_its_history_can_be_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_from_any_revision_gives_exactly_the_rest() {
     // S-VIEW-2
-    let mut world = World::new(2);
+    let mut world = World::new(2).await;
     world.succeed_always();
     let handle = world.handle();
     create(&handle, "w", &["a", "b: a", "c: a", "d: b c"]).await;
@@ -224,7 +234,7 @@ async fn a_watch_from_any_revision_gives_exactly_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_watcher_misses_nothing() {
     // S-VIEW-2: it lags behind what the channel holds and goes on from the store.
-    let mut world = World::new(3);
+    let mut world = World::new(3).await;
     world.succeed_always();
     let handle = world.handle();
     create(&handle, "w", &["a"]).await;
@@ -244,7 +254,7 @@ async fn a_slow_watcher_misses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_has_no_second_effect() {
     // S-SAFE-3
-    let mut world = World::new(4);
+    let mut world = World::new(4).await;
     let handle = world.handle();
     create(&handle, "w", &["a"]).await;
     let id = |body: u8| Some(RequestId { hash: [1; 16], body_hash: [body; 16] });
@@ -257,7 +267,7 @@ async fn a_repeated_request_has_no_second_effect() {
     // A reader that outlives its store keeps the directory locked.
     drop(handle);
     world.close().await;
-    world.open();
+    world.open().await;
     let handle = world.handle();
     let again = handle.submit(ask(3, 1)).await.expect("accepted");
     assert_eq!((again.reply, again.repeated), (Reply::Executions(vec![ExecutionId(1)]), true));
@@ -273,30 +283,31 @@ async fn a_repeated_request_has_no_second_effect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_survives_a_power_cut_and_a_resume_completes() {
     // S-STATE-7, S-SAFE-1
-    let mut world = World::new(5);
+    let mut world = World::new(5).await;
     let mut effects = world.effects();
     let handle = world.handle();
     create(&handle, "w", &["a", "b: a"]).await;
     handle.submit(wants(start("w", 1))).await.expect("started");
     let started = effects.recv().await.expect("an attempt");
     assert_eq!(started.len(), 1);
-    handle.submit(wants(control(Operation::Pause, "w"))).await.expect("paused");
+    handle.submit(control(Operation::Pause, "w")).await.expect("paused");
     world.crash().await;
 
-    world.open();
+    world.open().await;
     let lost = world.engine.as_ref().expect("open").interrupted.clone();
     assert_eq!(lost.len(), 1, "the attempt of `a` was alive");
     world.succeed_always();
     let handle = world.handle();
     let outcome = Box::new(AttemptOutcome::bare(AttemptEnd::Interrupted("noxd went down")));
     handle.report(vec![Command::AttemptEnded { attempt: lost[0].key, outcome }]).await.expect("taken");
+    world.begin().await;
     // Pausing the paused changes nothing, and is answered after what was reported before it.
-    handle.submit(wants(control(Operation::Pause, "w"))).await.expect("still paused");
+    handle.submit(control(Operation::Pause, "w")).await.expect("still paused");
     let paused = handle.reads().execution(ExecutionId(1)).expect("readable").expect("there");
     assert_eq!(paused.status, ExecutionStatus::Paused);
     assert_eq!(handle.status().running_tasks, 0, "nothing starts while paused");
     assert_eq!(handle.status().hot_executions, 0, "what only waits is not held in memory");
-    handle.submit(wants(control(Operation::Resume, "w"))).await.expect("resumed");
+    handle.submit(control(Operation::Resume, "w")).await.expect("resumed");
     assert_eq!(end_of(&handle, 1).await, ExecutionEnd::Completed);
     world.close().await;
 }
@@ -310,12 +321,13 @@ async fn what_was_acknowledged_survives_power_cuts_and_ends() {
     };
     let mut acknowledged_in_all = 0;
     for seed in seeds {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed).await;
         create(&world.handle(), "w", &["a", "b: a", "c: a b"]).await;
         let mut acknowledged: Vec<u128> = Vec::new();
         let mut next = 1;
         for _ in 0..3 {
             world.succeed_always();
+            world.begin().await;
             let handle = world.handle();
             world.disk.fail_power_after(20 + (seed * 7 + next as u64 * 13) % 90);
             // The writer notices the power cut at its next write, and answers nobody after that.
@@ -326,7 +338,7 @@ async fn what_was_acknowledged_survives_power_cuts_and_ends() {
             }
             next += 1;
             world.crash().await;
-            world.open();
+            world.open().await;
         }
         world.succeed_always();
         let handle = world.handle();
@@ -336,6 +348,7 @@ async fn what_was_acknowledged_survives_power_cuts_and_ends() {
             outcome: Box::new(AttemptOutcome::bare(AttemptEnd::Interrupted("noxd went down"))),
         });
         handle.report(facts.collect()).await.expect("taken");
+        world.begin().await;
         for execution in &acknowledged {
             let end = end_of(&handle, *execution).await;
             assert_eq!(end, ExecutionEnd::Completed, "replay with NOXD_SEED={seed} cargo test power_cuts_and_ends");
@@ -351,9 +364,60 @@ async fn what_was_acknowledged_survives_power_cuts_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_new_work_and_lets_what_runs_end() {
+    // S-SAFE-5
+    let mut world = World::new(7).await;
+    let mut effects = world.effects();
+    let handle = world.handle();
+    create(&handle, "w", &["a", "b: a"]).await;
+    handle.submit(wants(start("w", 1))).await.expect("started");
+    let Some(Effect::StartAttempt { attempt, .. }) = effects.recv().await.expect("effects").pop() else {
+        panic!("an attempt of `a`")
+    };
+    world.disk.limit_space(Some(world.disk.used_bytes()));
+    assert!(matches!(handle.submit(wants(start("w", 2))).await, Err(Refusal::StoreFull)));
+    // What runs ends and is recorded; what would follow waits for the space that it would need.
+    handle.report(vec![succeeded(attempt)]).await.expect("taken");
+    let mut watch = handle.watch(Scope::Execution(ExecutionId(1)), 0);
+    while !matches!(watch.next().await.expect("readable").expect("more").event, Event::TaskEnded { .. }) {}
+    assert_eq!(handle.reads().execution(ExecutionId(1)).expect("readable").expect("there").counts.open(), 1);
+    assert!(effects.try_recv().is_err(), "`b` is held");
+    handle.submit(control(Operation::Pause, "w")).await.expect("controls are taken");
+    handle.submit(control(Operation::Resume, "w")).await.expect("controls are taken");
+    assert!(effects.try_recv().is_err(), "`b` is held");
+    world.disk.limit_space(None);
+    let started = effects.recv().await.expect("effects");
+    assert!(matches!(started[..], [Effect::StartAttempt { attempt, .. }] if attempt.task == 1), "{started:?}");
+    handle.submit(wants(start("w", 2))).await.expect("there is room again");
+    drop((handle, watch));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_large_message_is_committed_in_parts() {
+    // Small requests whose events are large must not make a batch that the store cannot take.
+    let world = World::new(8).await;
+    let handle = world.handle();
+    create(&handle, "w", &["a"]).await;
+    let labels: BTreeMap<String, String> = (0..15).map(|i| (format!("k{i}"), "x".repeat(4_096))).collect();
+    let large = |execution| {
+        let Command::StartExecution { execution, workflow, trigger, .. } = start("w", execution) else {
+            unreachable!()
+        };
+        wants(Command::StartExecution { execution, workflow, trigger, labels: labels.clone() })
+    };
+    let syncs = world.disk.count(crate::store::simulated::Operation::Sync);
+    let answers = handle.submit_all((1..=300).map(large).collect()).await.expect("alive");
+    assert!(answers.iter().all(Result::is_ok));
+    let syncs = world.disk.count(crate::store::simulated::Operation::Sync) - syncs;
+    assert!(syncs >= 2, "{syncs}");
+    assert_eq!(handle.reads().executions(None, None, 1_000).expect("readable").len(), 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_ends_all_acknowledgements() {
     // S-SAFE-5
-    let mut world = World::new(6);
+    let mut world = World::new(6).await;
     let handle = world.handle();
     create(&handle, "w", &["a"]).await;
     world.disk.fail_nth(crate::store::simulated::Operation::Sync, 1, std::io::ErrorKind::Other);

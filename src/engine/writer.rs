@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{
-    Answer, Message, Refusal, Request, Status, Stopped,
+    Answer, Message, Refusal, Request, Status, Stopped, Wanted,
     batch::Rows,
     clock::Clock,
     read::{ReadError, Reads},
@@ -23,9 +23,10 @@ use super::{
 };
 use crate::{
     machine::{
+        decide,
         execution::ExecutionStatus,
-        ids::{Actor, ExecutionId, Tick},
-        message::{Command, Content, Effect, Event, Rejection, Reply},
+        ids::{Actor, ExecutionId, Tick, WorkflowId},
+        message::{Command, Content, Effect, Event, Operation, Rejection, Reply},
         step::{Machine, Step},
     },
     store::{Store, StoreError},
@@ -36,6 +37,10 @@ const COMMANDS_AT_ONCE: usize = 2_048;
 /// Bytes of text in one batch, beyond which no more is taken: with the largest single message it stays far below the
 /// largest batch that the store takes.
 const BYTES_AT_ONCE: usize = 32 * 1_024 * 1_024;
+/// Bytes of events after which a batch is committed though more commands wait: some have much larger events than texts.
+const EVENT_BYTES_AT_ONCE: usize = 32 * 1_024 * 1_024;
+/// How long a full disk is left alone before it is looked at again.
+const FULL_REST: Duration = Duration::from_millis(500);
 /// Deadlines in one batch.
 const DEADLINES_AT_ONCE: usize = 1_024;
 /// Longest wait without a look at the clock: after a suspend, deadlines are late by so much at most.
@@ -55,8 +60,10 @@ pub(super) struct Writer {
     pub requests: Requests,
     /// Executions loaded for commands of the batch that is being made.
     pub loaded: Vec<ExecutionId>,
-    /// Whether the disk has room for new work, asked at most once a batch.
-    pub room_on_disk: Option<bool>,
+    /// Whether work may be admitted: what a dead noxd left behind is ended.
+    pub begun: bool,
+    /// Whether the disk has room for new work, asked once a batch.
+    pub has_room: bool,
 }
 
 /// Why the writer cannot go on.
@@ -74,6 +81,8 @@ impl Writer {
     /// Runs until it is told to stop, every handle is gone, or the store fails.
     pub fn run(mut self) -> Result<(), Stopped> {
         let outcome = self.turn_over();
+        // Nobody waits for room in a queue that nobody empties.
+        self.room.close();
         if let Err(fatal) = outcome {
             let reason = chain(&fatal);
             tracing::error!(%reason, "the engine stops: nothing more is acknowledged");
@@ -83,8 +92,6 @@ impl Writer {
     }
 
     fn turn_over(&mut self) -> Result<(), Fatal> {
-        // What recovery found ready starts without waiting for a command.
-        self.batch(Vec::new())?;
         loop {
             let Some(messages) = self.take() else { return Ok(()) };
             let stop = messages.iter().any(|message| matches!(message, Message::Stop));
@@ -123,36 +130,52 @@ impl Writer {
         Duration::from_micros(deadline.0.saturating_sub(now.0)).min(LONGEST_WAIT)
     }
 
-    /// One batch: decide, make durable, then let out.
+    /// One batch: decide, make durable, then let out. One whose events grow large is committed in parts.
     fn batch(&mut self, messages: Vec<Message>) -> Result<(), Fatal> {
-        let tick = self.clock.tick();
-        self.room_on_disk = None;
-        let mut step = Step::default();
-        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut batch = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new() };
+        self.has_room = self.store.free_for_new_work();
+        self.begun |= messages.iter().any(|message| matches!(message, Message::Begin));
+        self.machine.state_mut().hold_admission(!self.begun || !self.has_room);
         for message in messages {
             match message {
                 Message::Requests { requests, reply } => {
-                    let answers: Result<_, Fatal> =
-                        requests.into_iter().map(|request| self.request(request, tick, &mut step)).collect();
-                    waiting.push((reply, answers?));
+                    let mut answers = Vec::with_capacity(requests.len());
+                    for request in requests {
+                        answers.push(self.request(request, &mut batch)?);
+                    }
+                    batch.waiting.push((reply, answers));
                 }
                 Message::Facts(facts) => {
                     for fact in facts {
-                        self.fact(fact, tick, &mut step);
+                        self.fact(fact, &mut batch);
+                        self.part(&mut batch)?;
                     }
                 }
-                Message::Stop => {}
+                Message::Begin | Message::Stop => {}
             }
         }
-        self.machine.apply_due(tick, DEADLINES_AT_ONCE, &mut step);
-        self.commit(&step, tick)?;
-        self.let_out(step, waiting);
+        self.machine.apply_due(batch.tick, DEADLINES_AT_ONCE, &mut batch.step);
+        self.commit(&batch)?;
+        self.let_out(batch);
         Ok(())
     }
 
-    fn commit(&mut self, step: &Step, tick: Tick) -> Result<(), Fatal> {
-        let mut rows = Rows::of_events(&step.events, self.machine.state());
-        self.requests.write(&mut rows, &self.reads, tick)?;
+    /// Commits what there is, if it has grown large. Callers are answered at the end of their own message.
+    fn part(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
+        let weight: usize = batch.step.events.iter().map(|recorded| recorded.event.weight()).sum();
+        if weight < EVENT_BYTES_AT_ONCE {
+            return Ok(());
+        }
+        self.commit(batch)?;
+        let next = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new() };
+        let part = std::mem::replace(batch, next);
+        self.let_out(part);
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), Fatal> {
+        let mut rows = Rows::of_events(&batch.step.events, self.machine.state());
+        self.requests.write(&mut rows, &self.reads, batch.tick)?;
         let loaded = std::mem::take(&mut self.loaded);
         if rows.is_empty() {
             self.machine.state_mut().drop_idle(loaded);
@@ -162,12 +185,34 @@ impl Writer {
         for id in std::mem::take(&mut rows.snapshots) {
             self.machine.state_mut().snapshot_written(id);
         }
-        self.store.commit(rows.into_batch(self.machine.state()))?;
+        let rows = rows.into_batch(self.machine.state());
+        self.wait_for_room(&rows)?;
+        self.store.commit(rows)?;
         self.machine.state_mut().drop_idle(touched.into_iter().chain(loaded));
         Ok(())
     }
 
-    fn let_out(&mut self, step: Step, waiting: Vec<Waiting>) {
+    /// A full disk delays everybody's answer and loses nothing: reads go on, and so does this when there is space.
+    fn wait_for_room(&mut self, rows: &crate::store::Batch) -> Result<(), Fatal> {
+        let mut told = false;
+        loop {
+            match self.store.make_room(rows) {
+                Err(StoreError::Full { .. }) => {
+                    if !told {
+                        tracing::error!("the disk is full: nothing can be recorded until there is space");
+                        told = true;
+                    }
+                    std::thread::sleep(FULL_REST);
+                    // It asks for the missing reserve to be made anew.
+                    self.has_room = self.store.free_for_new_work();
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    fn let_out(&mut self, batch: Batch) {
+        let Batch { step, waiting, .. } = batch;
         for recorded in &step.events {
             if let Event::WorkflowChanged { record: Some(record), version, .. } = &recorded.event
                 && let Content::Ready(definition) = &record.content
@@ -184,43 +229,79 @@ impl Writer {
             active_executions: state.alive_count(),
             hot_executions: state.hot_count(),
         });
+        // Before the answers: who is told that nothing starts any more can rely on what was started being known.
+        if !step.effects.is_empty() && self.effects.blocking_send(step.effects).is_err() {
+            tracing::debug!("the executor is gone; its attempts will be recovered");
+        }
         for (reply, answers) in waiting {
             // A caller that went away meanwhile does not want its answer.
             let _ = reply.send(answers);
         }
-        if !step.effects.is_empty() && self.effects.blocking_send(step.effects).is_err() {
-            tracing::debug!("the executor is gone; its attempts will be recovered");
-        }
     }
 
-    fn request(&mut self, request: Request, tick: Tick, step: &mut Step) -> Result<Result<Answer, Refusal>, Fatal> {
+    fn request(&mut self, request: Request, batch: &mut Batch) -> Result<Result<Answer, Refusal>, Fatal> {
         if let Some(id) = &request.id {
-            match self.requests.look_up(id, &self.reads, tick)? {
+            match self.requests.look_up(id, &self.reads, batch.tick)? {
                 Known::New => {}
                 Known::Repeated(reply) => return Ok(Ok(Answer { reply, repeated: true })),
                 Known::Reused => return Ok(Err(Refusal::RequestIdReused)),
             }
         }
-        if is_new_work(&request.command) && !self.has_room() {
-            return Ok(Err(Refusal::StoreFull));
-        }
-        self.load(&request.command)?;
-        let reply = match self.machine.apply(request.command, &request.actor, tick, step) {
+        let done = match request.wanted {
+            Wanted::Command(command) if is_new_work(&command) && !self.has_room => return Ok(Err(Refusal::StoreFull)),
+            Wanted::Command(command) => self.apply(command, &request.actor, batch)?,
+            Wanted::ControlAll { operation, workflow } => {
+                self.control_all(operation, &workflow, &request.actor, batch)?
+            }
+        };
+        let reply = match done {
             Ok(reply) => reply,
             Err(rejection) => return Ok(Err(rejection.into())),
         };
         if let Some(id) = &request.id {
-            self.requests.succeeded(id, reply.clone(), tick);
+            self.requests.succeeded(id, reply.clone(), batch.tick);
         }
+        self.part(batch)?;
         Ok(Ok(Answer { reply, repeated: false }))
     }
 
-    fn has_room(&mut self) -> bool {
-        *self.room_on_disk.get_or_insert_with(|| self.store.free_for_new_work())
+    fn apply(&mut self, command: Command, actor: &Actor, batch: &mut Batch) -> Result<Result<Reply, Rejection>, Fatal> {
+        self.load(&command)?;
+        Ok(self.machine.apply(command, actor, batch.tick, &mut batch.step))
     }
 
-    fn fact(&mut self, fact: Command, tick: Tick, step: &mut Step) {
-        match self.machine.apply(fact, &Actor::Noxd, tick, step) {
+    /// One after the other, so that a batch stays bounded however many there are. One that is being cancelled, and so
+    /// cannot be paused or resumed, does not keep the others from it.
+    fn control_all(
+        &mut self,
+        operation: Operation,
+        workflow: &WorkflowId,
+        actor: &Actor,
+        batch: &mut Batch,
+    ) -> Result<Result<Reply, Rejection>, Fatal> {
+        self.load_workflow(workflow)?;
+        let active = match decide::controlled(self.machine.state(), operation, workflow) {
+            Ok(active) => active,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let mut done = Vec::with_capacity(active.len());
+        let mut refused = None;
+        for execution in active {
+            let one = Command::Control { operation, workflow: workflow.clone(), execution };
+            match self.apply(one, actor, batch)? {
+                Ok(_) => done.push(execution),
+                Err(rejection) => refused = Some(rejection),
+            }
+            self.part(batch)?;
+        }
+        Ok(match refused {
+            Some(rejection) if done.is_empty() => Err(rejection),
+            _ => Ok(Reply::Executions(done)),
+        })
+    }
+
+    fn fact(&mut self, fact: Command, batch: &mut Batch) {
+        match self.machine.apply(fact, &Actor::Noxd, batch.tick, &mut batch.step) {
             Ok(Reply::Taken) => {}
             Ok(reply) => tracing::warn!(?reply, "a fact was answered like a request"),
             Err(Rejection::StaleAttempt(key)) => tracing::debug!(?key, "a report came too late and changes nothing"),
@@ -232,9 +313,7 @@ impl Writer {
     fn load(&mut self, command: &Command) -> Result<(), Fatal> {
         let needs = self.machine.state().needs(command);
         for id in needs.workflows {
-            if let Some(record) = self.reads.workflow(&id)? {
-                self.machine.state_mut().load_workflow(id, Arc::new(record));
-            }
+            self.load_workflow(&id)?;
         }
         for id in needs.executions {
             let Some(summary) = self.reads.summary(id)? else { continue };
@@ -249,6 +328,22 @@ impl Writer {
         }
         Ok(())
     }
+
+    fn load_workflow(&mut self, id: &WorkflowId) -> Result<(), Fatal> {
+        if !self.machine.state().holds_workflow(id)
+            && let Some(record) = self.reads.workflow(id)?
+        {
+            self.machine.state_mut().load_workflow(id.clone(), Arc::new(record));
+        }
+        Ok(())
+    }
+}
+
+/// A batch that is being made.
+struct Batch {
+    tick: Tick,
+    step: Step,
+    waiting: Vec<Waiting>,
 }
 
 /// Refused without room on the disk; completions, controls and deletions have a reserve (S-SAFE-5).

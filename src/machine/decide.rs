@@ -20,6 +20,9 @@ use super::{
 /// Attempts of one task that noxd's own end may interrupt before the task is given up (S-RETRY-7).
 pub const MAX_INTERRUPTIONS: u32 = 5;
 
+/// Tasks that one event of a mass change names: with the longest ids it still fits into a message of a stream.
+const TASKS_AT_ONCE: usize = 5_000;
+
 /// What a decision adds to the history of a workflow or of one of its executions.
 #[derive(Debug, PartialEq)]
 pub struct Decided {
@@ -89,7 +92,7 @@ pub fn follow_up(state: &State, tick: Tick) -> Option<Decided> {
         let execution = state.executions.get(id)?;
         return Some(of(execution, Event::ExecutionEnded { end: end_of(execution) }));
     }
-    if state.draining {
+    if state.draining || state.held {
         return None;
     }
     let (id, task) = state.admission.next()?;
@@ -206,62 +209,48 @@ fn control(
     state: &State,
     operation: Operation,
     workflow: WorkflowId,
-    execution: Option<ExecutionId>,
-) -> Result<(Vec<Decided>, Reply), Rejection> {
-    let targets: Vec<ExecutionId> = match execution {
-        Some(id) => vec![id],
-        None => {
-            stored(state, &workflow)?;
-            state.alive_of.get(&workflow).into_iter().flatten().copied().collect()
-        }
-    };
-    if targets.is_empty() {
-        let why = "no execution of it is active; `noxctl workflow execute` starts one".into();
-        return Err(invalid_state(workflow, operation.as_str(), why));
-    }
-    let mut decided = Vec::new();
-    for &id in &targets {
-        control_one(state, operation, &workflow, id, &mut decided)?;
-    }
-    Ok((decided, Reply::Executions(targets)))
-}
-
-fn control_one(
-    state: &State,
-    operation: Operation,
-    workflow: &WorkflowId,
     id: ExecutionId,
-    decided: &mut Vec<Decided>,
-) -> Result<(), Rejection> {
+) -> Result<(Vec<Decided>, Reply), Rejection> {
+    let reply = Reply::Executions(vec![id]);
     let not_found = || Rejection::ExecutionNotFound { workflow: workflow.clone(), execution: id };
     if let Some((of_workflow, status)) = state.ended.get(&id) {
         return match (operation, status) {
-            _ if of_workflow != workflow => Err(not_found()),
-            (Operation::Cancel, ExecutionStatus::Cancelled) => Ok(()),
+            _ if *of_workflow != workflow => Err(not_found()),
+            (Operation::Cancel, ExecutionStatus::Cancelled) => Ok((Vec::new(), reply)),
             _ => {
                 let why = format!("execution {id} has ended: it is {} for ever; execute it anew", status.as_str());
-                Err(invalid_state(workflow.clone(), operation.as_str(), why))
+                Err(invalid_state(workflow, operation.as_str(), why))
             }
         };
     }
-    let alive = state.alive.get(&id).filter(|alive| alive.workflow == *workflow).ok_or_else(not_found)?;
-    if operation == Operation::Pause && alive.status == ExecutionStatus::Paused {
-        return Ok(());
-    }
-    let execution = state.executions.get(&id).ok_or_else(not_found)?;
-    match operation {
-        _ if operation != Operation::Cancel && execution.cancel_requested_at.is_some() => {
+    let execution = state.executions.get(&id).filter(|execution| execution.workflow == workflow);
+    let execution = execution.ok_or_else(not_found)?;
+    let mut decided = Vec::new();
+    match (operation, execution.status) {
+        (Operation::Pause | Operation::Resume, _) if execution.cancel_requested_at.is_some() => {
             let why = format!("execution {id} is being cancelled");
-            return Err(invalid_state(workflow.clone(), operation.as_str(), why));
+            return Err(invalid_state(workflow, operation.as_str(), why));
         }
-        Operation::Pause => decided.push(of(execution, Event::ExecutionPaused)),
-        Operation::Resume if execution.status == ExecutionStatus::Paused => {
-            decided.push(of(execution, Event::ExecutionResumed));
-        }
-        Operation::Cancel if execution.cancel_requested_at.is_none() => cancel(execution, decided),
-        Operation::Resume | Operation::Cancel => {}
+        (Operation::Pause, ExecutionStatus::Running) => decided.push(of(execution, Event::ExecutionPaused)),
+        (Operation::Resume, ExecutionStatus::Paused) => decided.push(of(execution, Event::ExecutionResumed)),
+        (Operation::Cancel, _) if execution.cancel_requested_at.is_none() => cancel(execution, &mut decided),
+        _ => {}
     }
-    Ok(())
+    Ok((decided, reply))
+}
+
+/// What a control of every active execution of a workflow is about.
+///
+/// # Errors
+/// No such workflow, or nothing of it is active.
+pub fn controlled(state: &State, operation: Operation, workflow: &WorkflowId) -> Result<Vec<ExecutionId>, Rejection> {
+    stored(state, workflow)?;
+    let active = state.active_of(workflow);
+    if active.is_empty() {
+        let why = "no execution of it is active; `noxctl workflow execute` starts one".into();
+        return Err(invalid_state(workflow.clone(), operation.as_str(), why));
+    }
+    Ok(active)
 }
 
 /// What has not started is CANCELLED at once; what runs is told to end.
@@ -273,8 +262,8 @@ fn cancel(execution: &Execution, decided: &mut Vec<Decided>) {
         .filter(|(_, state)| !state.status.is_terminal() && state.status != TaskStatus::Running)
         .map(|(task, _)| task)
         .collect();
-    if !not_started.is_empty() {
-        decided.push(of(execution, Event::TasksCancelled { tasks: not_started }));
+    for tasks in not_started.chunks(TASKS_AT_ONCE) {
+        decided.push(of(execution, Event::TasksCancelled { tasks: tasks.to_vec() }));
     }
 }
 
@@ -315,8 +304,8 @@ fn attempt_ended(execution: &Execution, state: &TaskState, key: AttemptKey, outc
     if matches!(end, TaskEnd::Failed | TaskEnd::TimedOut) {
         let affected = |task: TaskIndex| execution.tasks[task as usize].status == TaskStatus::Pending;
         let tasks = execution.definition.graph().blocked_by(key.task, affected);
-        if !tasks.is_empty() {
-            decided.push(of(execution, Event::TasksBlocked { tasks, cause: key.task }));
+        for tasks in tasks.chunks(TASKS_AT_ONCE) {
+            decided.push(of(execution, Event::TasksBlocked { tasks: tasks.to_vec(), cause: key.task }));
         }
     }
     decided

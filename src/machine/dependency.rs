@@ -123,6 +123,8 @@ impl Adjacency {
 /// The dependencies by index, without those that are unknown or repeated, which are faults.
 fn resolve(tasks: &[TaskSpec], index: &BTreeMap<&str, TaskIndex>, faults: &mut Vec<Violation>) -> Vec<Vec<TaskIndex>> {
     let mut lists = Vec::with_capacity(tasks.len());
+    // A suggestion costs a look at many ids: who has made more mistakes than this sees the pattern.
+    let mut suggestions = 32;
     for (position, task) in tasks.iter().enumerate() {
         let mut known: BTreeMap<TaskIndex, usize> = BTreeMap::new();
         let mut list = Vec::with_capacity(task.dependencies.len());
@@ -131,14 +133,13 @@ fn resolve(tasks: &[TaskSpec], index: &BTreeMap<&str, TaskIndex>, faults: &mut V
                 faults.push(Violation { field: format!("tasks[{position}].dependencies[{at}]"), reason, description });
             };
             match index.get(dependency.as_str()) {
-                None => fault(
-                    Reason::DependencyNotFound,
-                    format!(
-                        "task `{}` depends on `{dependency}`, but no task has that id{}",
-                        task.id,
-                        nearest(dependency, index).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
-                    ),
-                ),
+                None => {
+                    let near = if suggestions > 0 { nearest(dependency, index) } else { None };
+                    suggestions -= usize::from(suggestions > 0);
+                    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                    let words = format!("task `{}` depends on `{dependency}`, but no task has that id{near}", task.id);
+                    fault(Reason::DependencyNotFound, words);
+                }
                 Some(&found) => match known.get(&found) {
                     Some(first) => fault(
                         Reason::InvalidValue,

@@ -42,14 +42,14 @@ pub enum Command {
         /// What starts it.
         trigger: Trigger,
     },
-    /// Pause, resume or cancel.
+    /// Pause, resume or cancel one execution.
     Control {
         /// What to do.
         operation: Operation,
-        /// With which workflow.
+        /// Of which workflow.
         workflow: WorkflowId,
-        /// With which execution; `None`: every active one.
-        execution: Option<ExecutionId>,
+        /// Which execution.
+        execution: ExecutionId,
     },
     /// The process of an attempt exists.
     AttemptSpawned {
@@ -73,7 +73,8 @@ impl Command {
     /// About how many bytes of text it carries: batches are bounded by it.
     pub fn weight(&self) -> usize {
         match self {
-            Self::CreateWorkflow { content } | Self::UpdateWorkflow { content, .. } => content.spec().weight(),
+            Self::CreateWorkflow { content } | Self::UpdateWorkflow { content, .. } => content.weight(),
+            Self::StartExecution { labels, .. } => labels_weight(labels),
             Self::AttemptEnded { outcome, .. } => {
                 outcome.stderr_tail.len() + outcome.output.as_ref().map_or(0, |output| output.json.len())
             }
@@ -119,6 +120,17 @@ pub enum Content {
 }
 
 impl Content {
+    /// About how many bytes of text it has.
+    pub fn weight(&self) -> usize {
+        let faults = match self {
+            Self::Ready(_) => 0,
+            Self::Draft { violations, .. } => {
+                violations.iter().map(|fault| fault.field.len() + fault.description.len()).sum::<usize>()
+            }
+        };
+        self.spec().weight() + faults
+    }
+
     /// The definition as its author wrote it.
     pub fn spec(&self) -> &WorkflowSpec {
         match self {
@@ -330,6 +342,29 @@ pub enum Event {
         /// Which, ascending.
         tasks: Vec<TaskIndex>,
     },
+}
+
+impl Event {
+    /// About how many bytes its rows take: batches are bounded by it.
+    pub fn weight(&self) -> usize {
+        /// What an event takes besides its texts, with its share of index rows.
+        const BASE: usize = 256;
+        BASE + match self {
+            Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| record.content.weight()),
+            // Once in the event and once in the summary.
+            Self::ExecutionStarted { labels, .. } => 2 * labels_weight(labels),
+            Self::TaskEnded { result, .. } => {
+                let error = result.error.as_ref().map_or(0, |error| error.message.len() + error.stderr_tail.len());
+                error + result.output.as_ref().map_or(0, |output| output.json.len())
+            }
+            Self::TasksBlocked { tasks, .. } | Self::TasksCancelled { tasks } => 4 * tasks.len(),
+            _ => 0,
+        }
+    }
+}
+
+fn labels_weight(labels: &BTreeMap<String, String>) -> usize {
+    labels.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// What was done to a definition.

@@ -11,7 +11,7 @@ use std::{
 use super::{
     execution::{Execution, ExecutionStatus},
     ids::{AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
-    message::{Command, Content, Event, Operation, Recorded, WorkflowRecord},
+    message::{Command, Content, Event, Recorded, WorkflowRecord},
     parallel::Admission,
     task::TaskStatus,
 };
@@ -23,6 +23,7 @@ pub struct State {
     pub(super) wall: Timestamp,
     pub(super) elapsed: Elapsed,
     pub(super) draining: bool,
+    pub(super) held: bool,
     pub(super) workflows: BTreeMap<WorkflowId, Arc<WorkflowRecord>>,
     pub(super) executions: BTreeMap<ExecutionId, Execution>,
     pub(super) alive: BTreeMap<ExecutionId, Alive>,
@@ -62,6 +63,7 @@ impl State {
             wall: Timestamp(0),
             elapsed: Elapsed(0),
             draining: false,
+            held: false,
             workflows: BTreeMap::new(),
             executions: BTreeMap::new(),
             alive: BTreeMap::new(),
@@ -78,6 +80,17 @@ impl State {
         self.revision = revision;
         self.wall = wall;
         self.elapsed = elapsed;
+    }
+
+    /// Admits nothing while held: the disk is full, or what a dead noxd left behind is still being ended. What runs
+    /// ends as ever, and nothing is refused.
+    pub fn hold_admission(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Active executions of a workflow, oldest first.
+    pub fn active_of(&self, workflow: &WorkflowId) -> Vec<ExecutionId> {
+        self.alive_of.get(workflow).into_iter().flatten().copied().collect()
     }
 
     /// The newest event.
@@ -135,19 +148,19 @@ impl State {
                 workflow(&content.spec().id);
             }
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
-            Command::Control { operation, workflow: id, execution } => {
+            Command::Control { workflow: id, execution, .. } => {
                 workflow(id);
-                needs.executions = match execution {
-                    Some(one) => vec![*one],
-                    // Pausing the paused changes nothing, so it needs nothing.
-                    None if *operation == Operation::Pause => self.running_of(id).collect(),
-                    None => self.alive_of.get(id).into_iter().flatten().copied().collect(),
-                };
+                needs.executions = vec![*execution];
                 needs.executions.retain(|id| !self.executions.contains_key(id) && !self.ended.contains_key(id));
             }
             Command::AttemptSpawned { .. } | Command::AttemptEnded { .. } | Command::Drain => {}
         }
         needs
+    }
+
+    /// Whether a workflow's record is here.
+    pub fn holds_workflow(&self, id: &WorkflowId) -> bool {
+        self.workflows.contains_key(id)
     }
 
     /// Gives a workflow record that was needed.
@@ -165,11 +178,10 @@ impl State {
         let id = execution.id;
         self.index_alive(id, execution.workflow.clone(), execution.status);
         for (task, state) in (0..).zip(&execution.tasks) {
-            let key = AttemptKey { execution: id, task, attempt: state.attempt };
             match state.status {
+                // Whose noxd is gone has no deadline any more: it is ended anyway, and does not count (S-RETRY-7).
                 TaskStatus::Running => {
-                    self.admission.found_alive(key);
-                    self.deadlines.extend(state.deadline.map(|at| (at, key)));
+                    self.admission.found_alive(AttemptKey { execution: id, task, attempt: state.attempt });
                 }
                 TaskStatus::Queued if execution.status == ExecutionStatus::Running => {
                     self.admission.enqueue(id, task, execution.definition.task(task).priority);
@@ -290,11 +302,6 @@ impl State {
             Event::ExecutionCancelRequested { .. } => self.admission.live_of(id).for_each(clear),
             _ => {}
         }
-    }
-
-    fn running_of(&self, workflow: &WorkflowId) -> impl Iterator<Item = ExecutionId> + '_ {
-        let all = self.alive_of.get(workflow).into_iter().flatten().copied();
-        all.filter(|id| self.alive.get(id).is_some_and(|alive| alive.status == ExecutionStatus::Running))
     }
 
     fn set_alive_status(&mut self, id: ExecutionId, status: ExecutionStatus) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     decide::{self, Decided},
-    ids::{Actor, AttemptKey, Elapsed, Tick, Timestamp},
+    ids::{Actor, AttemptKey, Tick},
     message::{Command, Effect, Event, Recorded, Rejection, Reply, StopCause},
     state::State,
 };
@@ -48,6 +48,7 @@ impl Machine {
     /// # Errors
     /// Why the command is refused; nothing has changed then.
     pub fn apply(&mut self, command: Command, actor: &Actor, tick: Tick, step: &mut Step) -> Result<Reply, Rejection> {
+        let tick = self.forward(tick);
         let draining = matches!(command, Command::Drain);
         let (decided, reply) = decide::command(&self.state, command, actor, tick)?;
         self.state.draining |= draining;
@@ -60,6 +61,7 @@ impl Machine {
 
     /// Applies deadlines that have come, at most so many, adding to `step`. Returns how many.
     pub fn apply_due(&mut self, tick: Tick, most: usize, step: &mut Step) -> usize {
+        let tick = self.forward(tick);
         let mut applied = 0;
         while applied < most
             && let Some(decided) = decide::due(&self.state, tick)
@@ -71,20 +73,24 @@ impl Machine {
         applied
     }
 
-    /// What the machine does by itself, for example right after recovery.
-    pub fn settle(&mut self, tick: Tick, step: &mut Step) {
+    /// Time never goes back, whatever the clocks do.
+    fn forward(&self, tick: Tick) -> Tick {
+        let (wall, elapsed) = self.state.newest_time();
+        Tick { wall: tick.wall.max(wall), elapsed: tick.elapsed.max(elapsed), ..tick }
+    }
+
+    /// What the machine does by itself now.
+    fn settle(&mut self, tick: Tick, step: &mut Step) {
         while let Some(decided) = decide::follow_up(&self.state, tick) {
             self.record(decided, &Actor::Noxd, tick, step);
         }
     }
 
     fn record(&mut self, decided: Decided, actor: &Actor, tick: Tick, step: &mut Step) {
-        let (wall, elapsed) = self.state.newest_time();
         let recorded = Arc::new(Recorded {
             revision: self.state.revision() + 1,
-            // Event times never decrease, whatever the clocks do.
-            time: Timestamp(tick.wall.0.max(wall.0)),
-            elapsed: Elapsed(tick.elapsed.0.max(elapsed.0)),
+            time: tick.wall,
+            elapsed: tick.elapsed,
             actor: actor.clone(),
             workflow: decided.workflow,
             execution: decided.execution,

@@ -25,6 +25,10 @@ const MAX_ARGV: usize = 4_096;
 const MAX_ARGV_BYTES: usize = 1_024 * 1_024;
 /// Linux refuses one longer argument, whatever the others.
 const MAX_ARGUMENT_BYTES: usize = 128 * 1_024 - 1;
+/// PATH_MAX of Linux.
+const MAX_PATH_BYTES: usize = 4_096;
+/// All notes of one kind together: labels go into every execution's rows.
+const MAX_NOTES_BYTES: usize = 64 * 1_024;
 const MAX_STDIN_BYTES: usize = 1_024 * 1_024;
 /// A hundred years: longer spans are a mistake, and sums of shorter ones cannot overflow.
 const MAX_SPAN_MICROS: u64 = 100 * 366 * 86_400 * 1_000_000;
@@ -72,6 +76,8 @@ pub fn notes(field: &str, notes: &BTreeMap<String, String>) -> Vec<Violation> {
     if notes.len() > MAX_NOTES {
         faults.add(field, Reason::LimitExceeded, format!("{} entries; at most {MAX_NOTES} are allowed", notes.len()));
     }
+    let bytes = notes.iter().map(|(key, value)| key.len() + value.len()).sum();
+    faults.longer_than(field, bytes, MAX_NOTES_BYTES, "bytes in all");
     for (key, value) in notes {
         let at = format!("{field}[{:?}]", shortened(key));
         if key.is_empty() {
@@ -190,6 +196,7 @@ fn command_fields(field: &str, command: &CommandAction, faults: &mut Faults) {
     }
     let directory = format!("{field}.working_dir");
     no_nul(&directory, &command.working_dir, faults);
+    faults.longer_than(&directory, command.working_dir.len(), MAX_PATH_BYTES, "bytes");
     if !command.working_dir.is_empty() && !command.working_dir.starts_with('/') {
         let words = format!(
             "`{}` is relative, but the server has no directory of yours; give an absolute path, \

@@ -34,7 +34,10 @@ pub struct WorkflowSpec {
 impl WorkflowSpec {
     /// About how many bytes of text it has.
     pub fn weight(&self) -> usize {
-        self.description.len() + self.tasks.iter().map(TaskSpec::weight).sum::<usize>()
+        let notes =
+            |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let tasks = self.tasks.iter().map(TaskSpec::weight).sum::<usize>();
+        self.description.len() + notes(&self.metadata) + notes(&self.labels) + tasks
     }
 }
 
@@ -75,7 +78,10 @@ impl TaskSpec {
             |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         let action = match &self.action {
             Some(Action::Command(command)) => {
-                command.argv.iter().map(String::len).sum::<usize>() + pairs(&command.env) + command.stdin.len()
+                command.argv.iter().map(String::len).sum::<usize>()
+                    + pairs(&command.env)
+                    + command.stdin.len()
+                    + command.working_dir.len()
             }
             Some(Action::Noop { .. }) | None => 0,
         };

@@ -228,14 +228,24 @@ impl Store {
     /// [`StoreError::Full`], [`StoreError::TooLarge`] and [`StoreError::Refused`]: nothing was written, the store goes
     /// on. Any other error leaves the fate of the batch to the next open, and poisons the store.
     pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
-        self.shared.check()?;
-        let extent = self.admit(&batch)?;
-        if !self.journal.has_room(extent) {
-            self.next_segment(extent)?;
-        }
+        self.make_room(&batch)?;
         let (number, bytes) = self.journal.append(batch.revision, &batch.rows).map_err(|error| self.fatal(error))?;
         let rows = batch.rows.into_iter().map(|row| (Bytes::from(row.key), row.value.map(Bytes::from)));
         self.shared.overlay_mut().publish(number, batch.revision, bytes, rows);
+        Ok(())
+    }
+
+    /// Makes sure that a commit of this batch finds its room, so that a caller that meets [`StoreError::Full`] still has
+    /// the batch and can wait. A commit does it by itself.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; nothing was written.
+    pub fn make_room(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.shared.check()?;
+        let extent = self.admit(batch)?;
+        if !self.journal.has_room(extent) {
+            self.next_segment(extent)?;
+        }
         Ok(())
     }
 

@@ -65,6 +65,50 @@ async fn children_of_a_killed_noxd_are_ended_before_their_task_is_tried_again() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timeout_does_not_fire_for_an_attempt_whose_noxd_is_gone() {
+    // S-RETRY-7: it does not count, though ending what was left of it takes longer than its timeout
+    let mut noxd = Noxd::start().await;
+    let directory = noxd.path("");
+    let script = format!("if [ $NOX_ATTEMPT = 1 ]; then {}; fi", stubborn_family(&directory));
+    let timeout = Some(pbjson_types::Duration { seconds: 0, nanos: 900_000_000 });
+    noxd.create("w", vec![v1::Task { timeout, ..shell("task", &script, &[]) }]).await;
+    let id = noxd.execute("w").await;
+    number_in(&noxd.path("grandchild")).await;
+    noxd.kill_now();
+    noxd.start_again().await;
+    let ended = noxd.ended(&id).await;
+    assert_eq!(ended.status(), WorkflowStatus::Completed, "{:?}", ended.error);
+    assert_eq!(ended.tasks[0].attempts.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_noxd_that_cannot_serve_starts_nothing() {
+    // S-RETRY-7: or each try of a supervisor would start and interrupt what was running
+    let mut noxd = Noxd::start().await;
+    let at = noxd.path("");
+    let script = format!(
+        "mkdir {0}/attempt-$NOX_ATTEMPT; if [ $NOX_ATTEMPT = 1 ]; then exec tail -f /dev/null; fi",
+        at.display()
+    );
+    noxd.create("w", vec![shell("task", &script, &[])]).await;
+    let id = noxd.execute("w").await;
+    eventually("the first attempt", || async { at.join("attempt-1").exists().then_some(()) }).await;
+    noxd.kill_now();
+    std::fs::remove_file(noxd.socket()).expect("left behind");
+    let squatter = std::os::unix::net::UnixListener::bind(noxd.socket()).expect("the socket is taken");
+    for _ in 0..6 {
+        let refused = noxd.command().output().expect("it runs");
+        assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+    }
+    drop(squatter);
+    noxd.start_again().await;
+    let ended = noxd.ended(&id).await;
+    assert_eq!(ended.status(), WorkflowStatus::Completed, "{:?}", ended.error);
+    assert_eq!(ended.tasks[0].attempts.len(), 2);
+    assert!(!at.join("attempt-3").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_ends_what_runs_and_the_next_start_goes_on() {
     // S-RETRY-7
     let mut noxd = Noxd::start().await;

@@ -1,6 +1,6 @@
 //! Definitions: what a client wrote to a checked definition, or to every fault at once; and back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{duration, micros_of, timestamp};
 use crate::{
@@ -9,12 +9,15 @@ use crate::{
         ids::WorkflowId,
         message::{Content, WorkflowRecord},
         workflow::{
-            Action, BackoffSpec, CommandAction, Comparison, ConditionSpec, ConditionSubject, Definition, OutputFormat,
-            Priority, Reason, RetrySpec, TaskSpec, Violation, WorkflowSpec,
+            Action, BackoffSpec, CommandAction, Comparison, ConditionSpec, ConditionSubject, Definition, MAX_TASKS,
+            OutputFormat, Priority, Reason, RetrySpec, TaskSpec, Violation, WorkflowSpec,
         },
     },
     proto::v1,
 };
+
+/// Faults that are stored with a draft; ValidateWorkflow tells all.
+const KEPT_FAULTS: usize = 1_000;
 
 /// A definition on its way in.
 #[derive(Debug)]
@@ -39,7 +42,9 @@ impl Parsed {
         match Definition::check(spec.clone()) {
             Ok(definition) if sound => Ok(Content::Ready(definition)),
             Err(violations) if sound && save_as_draft => {
-                Ok(Content::Draft { spec: spec.into(), violations: in_order(violations, Vec::new()) })
+                let mut violations = in_order(violations, Vec::new());
+                violations.truncate(KEPT_FAULTS);
+                Ok(Content::Draft { spec: spec.into(), violations })
             }
             Ok(_) => Err(in_order(malformed, unsupported)),
             Err(violations) => Err(in_order([malformed, violations].concat(), unsupported)),
@@ -50,7 +55,8 @@ impl Parsed {
 /// Faults in the order of the fields, as a person goes through a file; what only another build can do comes last, and
 /// not for a field that is at fault anyway.
 fn in_order(mut faults: Vec<Violation>, mut unsupported: Vec<Violation>) -> Vec<Violation> {
-    unsupported.retain(|other| faults.iter().all(|fault| fault.field != other.field));
+    let at_fault: HashSet<String> = faults.iter().map(|fault| fault.field.clone()).collect();
+    unsupported.retain(|other| !at_fault.contains(&other.field));
     faults.sort_by_cached_key(|fault| place(&fault.field));
     faults.extend(unsupported);
     faults
@@ -75,6 +81,12 @@ fn place(field: &str) -> Vec<(u64, String)> {
 #[expect(clippy::disallowed_methods, reason = "ids of what clients ask for are made at the edge, and stored")]
 pub fn parse(workflow: v1::Workflow) -> Parsed {
     let mut parse = Parse::default();
+    if workflow.tasks.len() > MAX_TASKS {
+        // Far too many are not looked at one by one.
+        let words = format!("{} tasks; at most {MAX_TASKS} are allowed", workflow.tasks.len());
+        parse.malformed("tasks", Reason::LimitExceeded, words);
+        return Parsed { spec: None, malformed: parse.malformed, unsupported: parse.unsupported };
+    }
     parse.unsupported_workflow_fields(&workflow);
     let id = if workflow.id.is_empty() { uuid::Uuid::now_v7().to_string() } else { workflow.id };
     let id = WorkflowId::parse(&id).map_err(|words| parse.malformed("id", Reason::InvalidId, words)).ok();

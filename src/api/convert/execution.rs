@@ -234,8 +234,11 @@ fn kind_of(json: serde_json::Value) -> Kind {
 }
 
 /// Keeps an answer with many tasks within what clients take without being told to: beyond this many bytes, tasks are
-/// shown without outputs and without the tails of standard error.
+/// shown without outputs, without the tails of standard error, and without their edges where there are many.
 const SHOWN_BYTES: usize = 3 * 1_024 * 1_024;
+
+/// Edges of a task that are shown whatever the room.
+const FEW_EDGES: usize = 16;
 
 /// Bytes that an answer has left for details.
 pub struct Room(usize);
@@ -254,6 +257,10 @@ impl Room {
             return task;
         }
         task.output_truncated |= task.output.take().is_some();
+        if task.dependencies.len() + task.dependents.len() > FEW_EDGES {
+            task.dependencies.clear();
+            task.dependents.clear();
+        }
         let errors = task.attempts.iter_mut().filter_map(|attempt| attempt.error.as_mut()).chain(task.error.as_mut());
         errors.for_each(|error| error.stderr_tail.clear());
         task
