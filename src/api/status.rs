@@ -49,6 +49,8 @@ pub enum Reason {
     InvalidUpdateMask,
     /// No room on the disk.
     StoreFull,
+    /// No room in the queue.
+    ConcurrencyLimitExceeded,
     /// noxd is shutting down.
     Draining,
     /// noxd is at fault.
@@ -57,7 +59,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, with their code and what they mean: the table in the docs is checked against it.
-    pub const TABLE: [(Self, Code, &'static str); 16] = [
+    pub const TABLE: [(Self, Code, &'static str); 17] = [
         (Self::WorkflowNotFound, Code::NotFound, "WORKFLOW_NOT_FOUND"),
         (Self::ExecutionNotFound, Code::NotFound, "EXECUTION_NOT_FOUND"),
         (Self::TaskNotFound, Code::NotFound, "TASK_NOT_FOUND"),
@@ -72,6 +74,7 @@ impl Reason {
         (Self::InvalidPageToken, Code::InvalidArgument, "INVALID_PAGE_TOKEN"),
         (Self::InvalidUpdateMask, Code::InvalidArgument, "INVALID_UPDATE_MASK"),
         (Self::StoreFull, Code::ResourceExhausted, "STORE_FULL"),
+        (Self::ConcurrencyLimitExceeded, Code::ResourceExhausted, "CONCURRENCY_LIMIT_EXCEEDED"),
         (Self::Draining, Code::Unavailable, "DRAINING"),
         (Self::Internal, Code::Internal, "INTERNAL"),
     ];
@@ -188,6 +191,11 @@ fn rejected(rejection: &Rejection, message: String) -> Status {
             Reason::InvalidWorkflowState
         }
         Rejection::StaleAttempt(_) => Reason::StaleAttempt,
+        Rejection::QueueFull { .. } => {
+            details.set_quota_failure(vec![tonic_types::QuotaViolation::new("queue", message.clone())]);
+            details.set_retry_info(Some(std::time::Duration::from_secs(10)));
+            Reason::ConcurrencyLimitExceeded
+        }
         Rejection::Draining => {
             details.set_retry_info(Some(std::time::Duration::from_secs(1)));
             Reason::Draining

@@ -20,6 +20,9 @@ use super::{
 /// Attempts of one task that noxd's own end may interrupt before the task is given up (S-RETRY-7).
 pub const MAX_INTERRUPTIONS: u32 = 5;
 
+/// Tasks of all executions that run or wait for a slot: the hard bound of the queue, some hundred megabytes (S-PAR-2).
+pub const MAX_HOT_TASKS: usize = 2_000_000;
+
 /// Tasks that one event of a mass change names: with the longest ids it still fits into a message of a stream.
 const TASKS_AT_ONCE: usize = 5_000;
 
@@ -49,6 +52,9 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
                 return Err(invalid_state(workflow, "execute", draft_words(&record.content)));
             };
             accepts_work(state)?;
+            if state.hot_tasks + definition.task_count() > MAX_HOT_TASKS {
+                return Err(Rejection::QueueFull { tasks: state.hot_tasks });
+            }
             let mut all_labels = definition.spec().labels.clone();
             all_labels.extend(labels);
             let event = Event::ExecutionStarted {

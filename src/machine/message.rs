@@ -555,6 +555,14 @@ pub enum Rejection {
     /// A report about an attempt that is not the live one.
     #[error("attempt {} of task {} in execution {} is not the live one", .0.attempt, .0.task, .0.execution)]
     StaleAttempt(AttemptKey),
+    /// More would not fit into memory.
+    #[error(
+        "executions with {tasks} tasks run or wait already, and more cannot be queued; try again when some have ended"
+    )]
+    QueueFull {
+        /// How many tasks they have.
+        tasks: usize,
+    },
     /// noxd is shutting down.
     #[error("noxd is shutting down; try again when it is back")]
     Draining,

@@ -26,6 +26,8 @@ pub struct State {
     pub(super) held: bool,
     pub(super) workflows: BTreeMap<WorkflowId, Arc<WorkflowRecord>>,
     pub(super) executions: BTreeMap<ExecutionId, Execution>,
+    /// Tasks of the executions that are held whole.
+    pub(super) hot_tasks: usize,
     pub(super) alive: BTreeMap<ExecutionId, Alive>,
     pub(super) alive_of: BTreeMap<WorkflowId, BTreeSet<ExecutionId>>,
     /// Executions that have ended and that a command of this batch asks about.
@@ -66,6 +68,7 @@ impl State {
             held: false,
             workflows: BTreeMap::new(),
             executions: BTreeMap::new(),
+            hot_tasks: 0,
             alive: BTreeMap::new(),
             alive_of: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -192,14 +195,15 @@ impl State {
         if execution.open_tasks() == 0 {
             self.finishing.insert(id);
         }
-        self.executions.insert(id, execution);
+        self.hold(execution);
     }
 
     /// Drops what no pending work concerns. Called between batches, when everything is in the store.
     pub fn drop_idle(&mut self, touched: impl IntoIterator<Item = ExecutionId>) {
         for id in touched {
             if !self.admission.concerns(id) && !self.finishing.contains(&id) {
-                self.executions.remove(&id);
+                let dropped = self.executions.remove(&id);
+                self.hot_tasks -= dropped.map_or(0, |execution| execution.tasks.len());
             }
         }
         self.ended.clear();
@@ -244,8 +248,14 @@ impl State {
         let Content::Ready(definition) = &record.content else { return };
         if let Some(execution) = Execution::begin(recorded, Arc::clone(definition), queued) {
             self.index_alive(id, execution.workflow.clone(), execution.status);
-            self.executions.insert(id, execution);
+            self.hold(execution);
         }
+    }
+
+    fn hold(&mut self, execution: Execution) {
+        self.hot_tasks += execution.tasks.len();
+        let before = self.executions.insert(execution.id, execution);
+        self.hot_tasks -= before.map_or(0, |execution| execution.tasks.len());
     }
 
     fn index_alive(&mut self, id: ExecutionId, workflow: WorkflowId, status: ExecutionStatus) {

@@ -301,6 +301,22 @@ fn while_held_nothing_starts_and_nothing_is_refused() {
 }
 
 #[test]
+fn the_queue_has_a_hard_bound_and_room_again_when_work_ends() {
+    // S-PAR-2
+    let lines: Vec<String> = (0..100_000).map(|i| format!("t{i}")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let mut story = Story::with_workflow(1, &lines);
+    for id in 1..=20 {
+        story.execute(ExecutionId(id)).expect("started");
+    }
+    assert_eq!(story.execute(ExecutionId(21)), Err(Rejection::QueueFull { tasks: 2_000_000 }));
+    story.control(Operation::Cancel).expect("asked");
+    story.ends("t0", AttemptEnd::Stopped).expect("taken");
+    story.machine.state_mut().drop_idle([RUN]);
+    story.execute(ExecutionId(21)).expect("there is room again");
+}
+
+#[test]
 fn time_never_goes_back() {
     // S-VIEW-6, S-SCHED-5
     let mut story = Story::with_workflow(1, &["a"]);
