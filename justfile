@@ -36,6 +36,10 @@ deny:
 test:
     .ci/run test
 
+# Kills, failing calls, power cuts and a full disk for a real noxd; the last three need strace or root.
+faults:
+    .ci/run faults
+
 # Python and buf as clients of a real noxd.
 clients:
     .ci/run clients
