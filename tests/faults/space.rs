@@ -1,0 +1,165 @@
+//! Stories of a full disk (S-SAFE-5).
+
+use std::time::{Duration, Instant};
+
+use noxd::proto::v1::{self, TaskStatus, WorkflowStatus};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::{
+    can_mount,
+    daemon::Daemon,
+    load::{self, WORKFLOW},
+    run,
+    support::{eventually, shell},
+    tell,
+};
+
+/// A file system in memory, mounted.
+struct Memory(tempfile::TempDir);
+
+impl Memory {
+    fn mount(size: &str) -> Result<Self, String> {
+        let place = tempfile::Builder::new().prefix("noxd-disk-").tempdir().map_err(|error| error.to_string())?;
+        let options = format!("size={size}");
+        run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", &place.path().to_string_lossy()])?;
+        Ok(Self(place))
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Takes all the space that is left, to the last page.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::create(self.path("filler")).expect("a file");
+        let mut piece = vec![1; 1024 * 1024];
+        while !piece.is_empty() {
+            if file.write_all(&piece).is_err() {
+                piece.truncate(piece.len() / 2);
+            }
+        }
+    }
+
+    fn free(&self) -> u64 {
+        let statistics = rustix::fs::statvfs(self.0.path()).expect("measured");
+        statistics.f_bavail * statistics.f_frsize
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Err(error) = run("umount", &[&self.0.path().to_string_lossy()]) {
+            tell(&error);
+        }
+    }
+}
+
+fn is_full(status: &tonic::Status) -> bool {
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    status.code() == Code::ResourceExhausted && reason.as_deref() == Some("STORE_FULL")
+}
+
+async fn task_is(daemon: &Daemon, id: &str, wanted: TaskStatus) {
+    eventually(&format!("the task becomes {wanted:?}"), || async {
+        let execution = show(daemon, id).await;
+        (execution.tasks[0].status() == wanted).then_some(())
+    })
+    .await;
+}
+
+async fn show(daemon: &Daemon, id: &str) -> v1::WorkflowExecution {
+    let request = v1::GetExecutionRequest { execution_id: id.into() };
+    let answer = daemon.executions().await.get_execution(request).await.expect("reads go on");
+    answer.into_inner().execution.expect("an execution")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_new_work_alone_and_only_while_it_is_full() {
+    const STORY: &str = "a_full_disk";
+    // An empty store takes 33 MiB and wants 32 MiB free before it takes new work: 64 MiB would always be full.
+    const SIZE: &str = "96m";
+    if !can_mount(STORY) {
+        return;
+    }
+    let disk = match Memory::mount(SIZE) {
+        Ok(disk) => disk,
+        Err(why) => return tell(&format!("SKIPPED {STORY}: no tmpfs here: {why}")),
+    };
+    let mut daemon = Daemon::on(disk.path("data"));
+    daemon.start().await.expect("it serves");
+    load::create(&daemon).await.expect("stored");
+    let (gate, running) = (daemon.path("gate"), 8_u32);
+    let script = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
+    load::create_with(&daemon, "waits", vec![shell("t", &script, &[])]).await.expect("stored");
+    let mut client = daemon.workflows().await;
+    let done = load::execute(&mut client, WORKFLOW, "before").await.expect("there is room");
+    let (mut waiting, mut finished) = (Vec::new(), Vec::new());
+    for at in 0..running {
+        let id = load::execute(&mut client, "waits", &format!("waits-{at}")).await.expect("there is room").id;
+        task_is(&daemon, &id, TaskStatus::Running).await;
+        waiting.push(id);
+    }
+
+    disk.fill();
+    assert_eq!(disk.free(), 0, "void: there is space");
+    let refused = load::execute(&mut client, WORKFLOW, "while full").await.expect_err("S-SAFE-5: new work is refused");
+    assert!(is_full(&refused), "{refused}");
+    let refused = load::create_with(&daemon, "new", vec![shell("t", "true", &[])]).await.expect_err("refused");
+    assert!(is_full(&refused), "{refused}");
+    assert_eq!(show(&daemon, &done.id).await.id, done.id, "reads go on");
+    let cancelled = waiting.pop().expect("some wait");
+    let cancel = v1::CancelWorkflowRequest {
+        workflow_id: "waits".into(),
+        execution_id: cancelled.clone(),
+        ..Default::default()
+    };
+    client.cancel_workflow(cancel).await.expect("S-SAFE-5: a cancel uses the reserve");
+    task_is(&daemon, &cancelled, TaskStatus::Cancelled).await;
+    std::fs::write(&gate, "").expect("the gate is elsewhere");
+    for id in waiting {
+        task_is(&daemon, &id, TaskStatus::Completed).await;
+        finished.push(id);
+    }
+
+    // The same again, as a noxd that is killed finds it. Without a free page sled may not open: said aloud, since more
+    // was hoped for (assurance: it starts, for reading). What holds is that it says why, and that nothing is lost.
+    daemon.kill_now();
+    let starts = daemon.start().await;
+    match starts {
+        Ok(()) => {
+            let refused = load::execute(&mut daemon.workflows().await, WORKFLOW, "while full").await;
+            assert!(is_full(&refused.expect_err("it is still full")));
+        }
+        Err(status) => {
+            assert_eq!(status.code(), Some(1));
+            assert!(daemon.log().contains("No space left on device"), "it says why");
+            tell(&format!("{STORY}: KNOWN DEFECT: with no free page noxd does not start, not even for reading"));
+        }
+    }
+
+    std::fs::remove_file(disk.path("filler")).expect("removed");
+    let freed = Instant::now();
+    if starts.is_err() {
+        daemon.start().await.expect("it starts when there is space again");
+    }
+    for id in &finished {
+        assert_eq!(show(&daemon, id).await.status(), WorkflowStatus::Completed, "S-SAFE-1");
+    }
+    let client = daemon.workflows().await;
+    let again = || {
+        let mut client = client.clone();
+        async move { load::execute(&mut client, WORKFLOW, "while full").await.ok() }
+    };
+    eventually("new work is taken again", again).await;
+    let recovered = freed.elapsed();
+    assert!(recovered < Duration::from_secs(30), "S-SAFE-5: it recovers when space returns: {recovered:?}");
+    assert_eq!(daemon.stop().await, Some(0));
+    tell(&format!(
+        "{STORY}: {SIZE}: refused while full, {} running tasks completed and 1 cancelled; new \
+         work {} ms after space came back",
+        finished.len(),
+        recovered.as_millis()
+    ));
+}
