@@ -270,7 +270,8 @@ impl Store {
     /// again, has it made anew: ask once per turn of the loop.
     pub fn free_for_new_work(&self) -> bool {
         let shared = &self.shared;
-        let watermark = shared.segment_bytes.saturating_mul(2);
+        // A merge of one segment, and half of another for what grows beside it.
+        let watermark = shared.segment_bytes.saturating_add(shared.segment_bytes / 2);
         let has_space = shared.disk.free_bytes(&shared.directory).is_ok_and(|free| free >= watermark);
         let mut work = shared.work();
         match work.reserve {

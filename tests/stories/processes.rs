@@ -45,7 +45,8 @@ async fn children_of_a_killed_noxd_are_ended_before_their_task_is_tried_again() 
     let script = format!(
         "mkdir {at}/attempt-$NOX_ATTEMPT; \
          if [ $NOX_ATTEMPT = 1 ]; then {family}; fi; \
-         if kill -0 $(cat {at}/child) $(cat {at}/grandchild) 2>/dev/null; then echo still there; exit 9; fi",
+         for pid in $(cat {at}/child {at}/grandchild); do \
+           case $(cut -d ' ' -f 3 /proc/$pid/stat 2>/dev/null) in ''|Z) ;; *) echo still there; exit 9;; esac; done",
         at = directory.display(),
         family = stubborn_family(&directory),
     );
