@@ -144,14 +144,15 @@ async fn a_bad_definition_is_refused_as_a_whole_and_nothing_is_stored() {
             ..noop("d", &[])
         },
     ];
-    let workflow = v1::Workflow { id: "bad".into(), tasks, ..v1::Workflow::default() };
+    let concurrency_limits = [("*".to_string(), 0)].into();
+    let workflow = v1::Workflow { id: "bad".into(), tasks, concurrency_limits, ..v1::Workflow::default() };
     let request = v1::CreateWorkflowRequest { workflow: Some(workflow.clone()), ..Default::default() };
     let status = noxd.workflows().await.create_workflow(request).await.expect_err("refused");
     assert_eq!(status.code(), Code::InvalidArgument);
     let details = status.get_error_details();
     assert_eq!(
         details.error_info().map(|info| (info.domain.as_str(), info.reason.as_str())),
-        Some(("nox.dev", "CIRCULAR_DEPENDENCY"))
+        Some(("nox.dev", "INVALID_VALUE"))
     );
     let fields: Vec<(&str, &str)> = details
         .bad_request()
@@ -161,12 +162,14 @@ async fn a_bad_definition_is_refused_as_a_whole_and_nothing_is_stored() {
         .map(|fault| (fault.field.as_str(), fault.reason.as_str()))
         .collect();
     let expected = [
+        ("concurrency_limits[\"*\"]", "INVALID_VALUE"),
         ("tasks[0].dependencies[0]", "CIRCULAR_DEPENDENCY"),
         ("tasks[2].id", "DUPLICATE_TASK_ID"),
         ("tasks[3].dependencies[0]", "DEPENDENCY_NOT_FOUND"),
         ("tasks[3].id", "INVALID_ID"),
         ("tasks[4].when", "CONDITION_INVALID"),
         ("tasks[5].retry_config.jitter", "INVALID_VALUE"),
+        ("concurrency_limits", "NOT_SUPPORTED"),
         ("tasks[5].retry_config", "NOT_SUPPORTED"),
         ("tasks[5].allow_failure", "NOT_SUPPORTED"),
     ];

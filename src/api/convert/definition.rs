@@ -129,6 +129,13 @@ impl Parse {
         const LEAVE_OUT: &str = "leave it out";
         self.refuse(workflow.notification_config.is_some(), "notification_config", LEAVE_OUT);
         self.refuse(!workflow.concurrency_limits.is_empty(), "concurrency_limits", "noxd's own limit holds for all");
+        let mut impossible: Vec<&String> =
+            workflow.concurrency_limits.iter().filter(|(_, limit)| **limit == 0).map(|(name, _)| name).collect();
+        impossible.sort();
+        for name in impossible {
+            let words = "a limit of 0 would let nothing run; it is at least 1".to_string();
+            self.malformed(&format!("concurrency_limits[{name:?}]"), Reason::InvalidValue, words);
+        }
         let fail_fast = workflow.failure_policy == v1::FailurePolicy::FailFast as i32;
         self.refuse(fail_fast, "failure_policy", "CONTINUE is the default");
         if v1::FailurePolicy::try_from(workflow.failure_policy).is_err() {
