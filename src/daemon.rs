@@ -24,6 +24,8 @@ use crate::{
     store::{Store, StoreConfig, StoreError, disk::RealDisk},
 };
 
+pub use crate::engine::chain;
+
 /// A daemon that runs.
 pub struct Daemon {
     engine: Engine,
@@ -119,11 +121,6 @@ impl Daemon {
             drain_timeout: config.drain_timeout,
             doors: described,
         })
-    }
-
-    /// The engine's handle.
-    pub fn handle(&self) -> Handle {
-        self.engine.handle.clone()
     }
 
     /// Runs until `stop`, then closes everything in order.

@@ -25,7 +25,7 @@ use crate::{
         status::CliError,
     },
     config::{ConfigError, Settings, runs_dir},
-    daemon::{Daemon, RunError, StartError},
+    daemon::{Daemon, RunError, StartError, chain},
     machine::workflow::Violation,
     proto::v1,
     telemetry,
@@ -352,19 +352,4 @@ pub fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
         std::process::exit(1);
     });
     Ok(())
-}
-
-/// An error with everything behind it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_words = cause.to_string();
-        // Some errors tell their source themselves.
-        if !words.contains(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        source = cause.source();
-    }
-    words
 }

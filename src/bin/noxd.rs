@@ -15,7 +15,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use noxd::{
     config::{ConfigError, Settings},
-    daemon::{Daemon, RunError, StartError},
+    daemon::{Daemon, RunError, StartError, chain},
     logs::{self, LogsArgs, LogsError},
     run::{self, RunArgs, RunFailure},
     telemetry,
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     match start(Cli::parse().command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            noxd::cli::output::talk(&format!("noxd: {}", run::chain(&failure)));
+            noxd::cli::output::talk(&format!("noxd: {}", chain(&failure)));
             ExitCode::from(match &failure {
                 Failure::Config(_) => 2,
                 Failure::Run(failure) => failure.exit_code(),

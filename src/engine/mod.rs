@@ -343,5 +343,20 @@ fn gone() -> Stopped {
     Stopped { reason: "see noxd's log".into() }
 }
 
+/// An error with everything behind it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_words = cause.to_string();
+        // Some errors tell their source themselves.
+        if !words.contains(&cause_words) {
+            words = format!("{words}: {cause_words}");
+        }
+        source = cause.source();
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests;

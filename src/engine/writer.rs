@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::{
     Answer, Message, Refusal, Request, Status, Stopped, Wanted,
     batch::Rows,
+    chain,
     clock::Clock,
     read::{ReadError, Reads},
     requests::{Known, Requests},
@@ -349,16 +350,4 @@ struct Batch {
 /// Refused without room on the disk; completions, controls and deletions have a reserve (S-SAFE-5).
 fn is_new_work(command: &Command) -> bool {
     matches!(command, Command::CreateWorkflow { .. } | Command::UpdateWorkflow { .. } | Command::StartExecution { .. })
-}
-
-/// An error with everything behind it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        words.push_str(": ");
-        words.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    words
 }

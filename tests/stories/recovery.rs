@@ -93,10 +93,7 @@ async fn every_acknowledged_execution_ends_though_noxd_is_killed_again_and_again
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_noxd_on_the_same_directory_is_refused() {
     let noxd = Noxd::start().await;
-    let mut second = noxd.command();
-    second.arg("--socket").arg(noxd.path("other.sock"));
-    // The last of two same flags would be an error: this one is built anew.
-    let mut second = std::process::Command::new(second.get_program());
+    let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_noxd"));
     second.args(["serve", "--listen", "none", "--data-dir"]).arg(noxd.path("data"));
     second.arg("--socket").arg(noxd.path("other.sock"));
     let output = second.stdin(Stdio::null()).output().expect("it runs");

@@ -227,11 +227,6 @@ impl WorkflowHead {
         self.row.version
     }
 
-    /// Whether it was deleted.
-    pub fn deleted(&self) -> bool {
-        self.row.deleted
-    }
-
     /// The whole record, with the definition that goes with it.
     ///
     /// # Errors
