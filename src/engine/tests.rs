@@ -120,14 +120,7 @@ fn content(id: &str, lines: &[String]) -> Content {
             }
         })
         .collect();
-    let spec = WorkflowSpec {
-        id: name(id),
-        name: String::new(),
-        description: String::new(),
-        tasks,
-        metadata: BTreeMap::new(),
-        labels: BTreeMap::new(),
-    };
+    let spec = WorkflowSpec { tasks, ..WorkflowSpec::named(name(id)) };
     Content::Ready(Definition::check(spec).expect("no faults"))
 }
 

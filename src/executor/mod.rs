@@ -153,7 +153,7 @@ impl Executor {
             let outcome = match &task.action {
                 Some(Action::Noop { duration_micros }) => noop(Duration::from_micros(*duration_micros), signal).await,
                 Some(Action::Command(command)) => executor.command(key, &workflow, task, command, signal).await,
-                None => AttemptOutcome::bare(AttemptEnd::NotSpawned(
+                Some(Action::Approval(_)) | None => AttemptOutcome::bare(AttemptEnd::NotSpawned(
                     "the task has no action, and this build of noxd has no agents that could do it".into(),
                 )),
             };

@@ -129,14 +129,7 @@ fn workflow(lines: &[&str]) -> Content {
             }
         })
         .collect();
-    let spec = WorkflowSpec {
-        id: name("w"),
-        name: String::new(),
-        description: String::new(),
-        tasks,
-        metadata: BTreeMap::new(),
-        labels: BTreeMap::new(),
-    };
+    let spec = WorkflowSpec { tasks, ..WorkflowSpec::named(name("w")) };
     Content::Ready(Definition::check(spec).expect("no faults"))
 }
 

@@ -175,6 +175,11 @@ fn task_fields(position: usize, task: &TaskSpec, faults: &mut Faults) {
     match &task.action {
         Some(Action::Command(command)) => command_fields(&field("command"), command, faults),
         Some(Action::Noop { duration_micros }) => faults.span(&field("noop.duration"), *duration_micros),
+        Some(Action::Approval(approval)) => {
+            if let Some(timeout) = approval.timeout_micros {
+                faults.span(&field("approval.timeout"), timeout);
+            }
+        }
         None => {}
     }
 }

@@ -7,14 +7,7 @@ use crate::machine::{
 };
 
 fn workflow(tasks: Vec<TaskSpec>) -> WorkflowSpec {
-    WorkflowSpec {
-        id: WorkflowId::parse("w").expect("an id"),
-        name: String::new(),
-        description: String::new(),
-        tasks,
-        metadata: BTreeMap::new(),
-        labels: BTreeMap::new(),
-    }
+    WorkflowSpec { tasks, ..WorkflowSpec::named(WorkflowId::parse("w").expect("an id")) }
 }
 
 fn noop(id: &str, dependencies: &[&str]) -> TaskSpec {

@@ -29,9 +29,39 @@ pub struct WorkflowSpec {
     pub metadata: BTreeMap<String, String>,
     /// Copied to every execution.
     pub labels: BTreeMap<String, String>,
+    /// Most attempts alive at once in one execution: by agent id, `group:<parallel_group>`, or `*` for all.
+    pub concurrency_limits: BTreeMap<String, u32>,
+    /// What a failed task means for the rest.
+    pub failure_policy: FailurePolicy,
+    /// Ids of the tasks that run after all ordinary ones, if the execution will be FAILED.
+    pub on_failure: Vec<String>,
+    /// Ids of the tasks that run last, whatever the outcome.
+    pub finally: Vec<String>,
+    /// Bounds a whole execution, in microseconds.
+    pub execution_timeout_micros: Option<u64>,
+    /// What an execution may or must be given.
+    pub inputs: Vec<InputSpec>,
 }
 
 impl WorkflowSpec {
+    /// A workflow without tasks, and without policies other than the defaults.
+    pub fn named(id: WorkflowId) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            description: String::new(),
+            tasks: Vec::new(),
+            metadata: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            concurrency_limits: BTreeMap::new(),
+            failure_policy: FailurePolicy::default(),
+            on_failure: Vec::new(),
+            finally: Vec::new(),
+            execution_timeout_micros: None,
+            inputs: Vec::new(),
+        }
+    }
+
     /// About how many bytes of text it has.
     pub fn weight(&self) -> usize {
         let notes =
@@ -56,6 +86,8 @@ pub struct TaskSpec {
     pub priority: Priority,
     /// Ids of the tasks that come before.
     pub dependencies: Vec<String>,
+    /// When they count as fulfilled.
+    pub trigger_rule: TriggerRule,
     /// Compared with what tasks before this one left.
     pub conditions: Vec<ConditionSpec>,
     /// An expression that must be true; empty: none.
@@ -64,6 +96,16 @@ pub struct TaskSpec {
     pub retry: Option<RetrySpec>,
     /// Bounds one attempt, in microseconds.
     pub timeout_micros: Option<u64>,
+    /// Bounds the wait in the queue for the first attempt, in microseconds.
+    pub queue_timeout_micros: Option<u64>,
+    /// Bounds the silence of an attempt, in microseconds.
+    pub idle_timeout_micros: Option<u64>,
+    /// What `group:<name>` of the workflow's limits bounds; empty: none.
+    pub parallel_group: String,
+    /// Its failure neither fails the execution nor blocks what comes after.
+    pub allow_failure: bool,
+    /// What the end of noxd under it means.
+    pub on_interrupt: OnInterrupt,
     /// Free notes.
     pub metadata: BTreeMap<String, String>,
     /// How the output is read.
@@ -83,6 +125,9 @@ impl TaskSpec {
                     + command.stdin.len()
                     + command.working_dir.len()
             }
+            Some(Action::Approval(approval)) => {
+                approval.prompt.len() + approval.approvers.iter().map(String::len).sum::<usize>()
+            }
             Some(Action::Noop { .. }) | None => 0,
         };
         let dependencies = self.dependencies.iter().map(String::len).sum::<usize>();
@@ -100,6 +145,19 @@ pub enum Action {
         /// How long.
         duration_micros: u64,
     },
+    /// Waits for a person's yes or no.
+    Approval(ApprovalAction),
+}
+
+/// Waits for a person's yes or no; holds no slot meanwhile.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ApprovalAction {
+    /// What is asked.
+    pub prompt: String,
+    /// Who may answer, as events name callers (`uid:1000`); empty: anybody.
+    pub approvers: Vec<String>,
+    /// How long the answer may take, in microseconds; `None`: for ever.
+    pub timeout_micros: Option<u64>,
 }
 
 /// Runs a program; never a shell line.
@@ -207,6 +265,78 @@ pub enum Priority {
     Medium,
     /// After everything else.
     Low,
+}
+
+/// When the dependencies of a task count as fulfilled (S-DEP-1, S-DEP-3). Failed is FAILED, TIMED_OUT, CANCELLED or
+/// BLOCKED.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TriggerRule {
+    /// All COMPLETED or SKIPPED, or FAILED or TIMED_OUT where that is allowed.
+    #[default]
+    AllSucceeded,
+    /// The same, but a SKIPPED one makes the task SKIPPED.
+    AllCompleted,
+    /// All ended, however.
+    AllDone,
+    /// One COMPLETED, whatever the rest.
+    OneSucceeded,
+    /// One failed, whatever the rest.
+    OneFailed,
+    /// All failed.
+    AllFailed,
+}
+
+/// What a failed task means for the rest of its execution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// What does not depend on it goes on.
+    #[default]
+    Continue,
+    /// The rest is cancelled.
+    FailFast,
+}
+
+/// What it means for a task that noxd went down under its attempt (S-RETRY-7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// It is queued again, and the attempt does not count.
+    #[default]
+    Retry,
+    /// It is FAILED.
+    Fail,
+}
+
+/// An input that an execution may or must be given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InputSpec {
+    /// How expressions call it: `inputs.<name>`.
+    pub name: String,
+    /// What it may hold.
+    pub kind: ParameterKind,
+    /// Without a default, it must be given.
+    pub required: bool,
+    /// Taken where it is not given: JSON text.
+    pub default_value: Option<String>,
+    /// For people.
+    pub description: String,
+    /// What a string must match as a whole; empty: anything.
+    pub validation_regex: String,
+}
+
+/// What an input, or a template's parameter, may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ParameterKind {
+    /// Any text.
+    #[default]
+    String,
+    /// A whole number.
+    Integer,
+    /// True or false.
+    Boolean,
+    /// The id of an agent.
+    AgentId,
+    /// The id of a task.
+    TaskId,
 }
 
 /// How an attempt's output is read.

@@ -92,12 +92,12 @@ pub fn parse(workflow: v1::Workflow) -> Parsed {
     let id = WorkflowId::parse(&id).map_err(|words| parse.malformed("id", Reason::InvalidId, words)).ok();
     let tasks = workflow.tasks.into_iter().enumerate().map(|(at, task)| parse.task(at, task)).collect();
     let spec = id.map(|id| WorkflowSpec {
-        id,
         name: workflow.name,
         description: workflow.description,
         tasks,
         metadata: sorted(workflow.metadata),
         labels: sorted(workflow.labels),
+        ..WorkflowSpec::named(id)
     });
     Parsed { spec, malformed: parse.malformed, unsupported: parse.unsupported }
 }
@@ -194,6 +194,7 @@ impl Parse {
             metadata: sorted(task.metadata),
             output_format,
             action,
+            ..TaskSpec::default()
         }
     }
 
@@ -402,6 +403,11 @@ fn render_task(task: &TaskSpec) -> v1::Task {
             Action::Noop { duration_micros } => {
                 v1::task::Action::Noop(v1::NoopAction { duration: Some(duration(*duration_micros)) })
             }
+            Action::Approval(approval) => v1::task::Action::Approval(v1::ApprovalAction {
+                prompt: approval.prompt.clone(),
+                approvers: approval.approvers.clone(),
+                timeout: approval.timeout_micros.map(duration),
+            }),
             Action::Command(command) => v1::task::Action::Command(v1::CommandAction {
                 argv: command.argv.clone(),
                 env: command.env.clone().into_iter().collect(),

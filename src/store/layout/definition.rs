@@ -8,8 +8,8 @@ use super::{LayoutError, rows, unreadable};
 use crate::machine::{
     ids::WorkflowId,
     workflow::{
-        Action, BackoffSpec, CommandAction, Comparison, ConditionSpec, ConditionSubject, Definition, OutputFormat,
-        Priority, Reason, RetrySpec, TaskSpec, Violation, WorkflowSpec,
+        Action, ApprovalAction, BackoffSpec, CommandAction, Comparison, ConditionSpec, ConditionSubject, Definition,
+        OutputFormat, Priority, Reason, RetrySpec, TaskSpec, Violation, WorkflowSpec,
     },
 };
 
@@ -32,12 +32,12 @@ pub fn decode(id: &WorkflowId, bytes: &[u8]) -> Result<WorkflowSpec, LayoutError
     let what = || format!("the definition of workflow `{id}`");
     let row = rows::Definition::decode(bytes).map_err(|error| unreadable(what(), error))?;
     Ok(WorkflowSpec {
-        id: id.clone(),
         name: row.name,
         description: row.description,
         tasks: row.tasks.into_iter().map(decode_task).collect(),
         metadata: row.metadata.into_iter().collect(),
         labels: row.labels.into_iter().collect(),
+        ..WorkflowSpec::named(id.clone())
     })
 }
 
@@ -111,12 +111,18 @@ fn decode_task(row: rows::DefinedTask) -> TaskSpec {
         metadata: row.metadata.into_iter().collect(),
         output_format: if row.output_format == 2 { OutputFormat::Json } else { OutputFormat::Text },
         action: row.action.map(decode_action),
+        ..TaskSpec::default()
     }
 }
 
 fn encode_action(action: &Action) -> rows::defined_task::Action {
     match action {
         Action::Noop { duration_micros } => rows::defined_task::Action::Noop(*duration_micros),
+        Action::Approval(approval) => rows::defined_task::Action::Approval(rows::DefinedApproval {
+            prompt: approval.prompt.clone(),
+            approvers: approval.approvers.clone(),
+            timeout: approval.timeout_micros,
+        }),
         Action::Command(command) => rows::defined_task::Action::Command(rows::DefinedCommand {
             argv: command.argv.clone(),
             env: command.env.clone().into_iter().collect(),
@@ -129,6 +135,11 @@ fn encode_action(action: &Action) -> rows::defined_task::Action {
 fn decode_action(row: rows::defined_task::Action) -> Action {
     match row {
         rows::defined_task::Action::Noop(duration_micros) => Action::Noop { duration_micros },
+        rows::defined_task::Action::Approval(row) => Action::Approval(ApprovalAction {
+            prompt: row.prompt,
+            approvers: row.approvers,
+            timeout_micros: row.timeout,
+        }),
         rows::defined_task::Action::Command(row) => Action::Command(CommandAction {
             argv: row.argv,
             env: row.env.into_iter().collect(),
@@ -254,18 +265,19 @@ mod tests {
                     working_dir: "/tmp".into(),
                     stdin: "in".into(),
                 })),
+                ..TaskSpec::default()
             },
             TaskSpec { id: "b".into(), action: Some(Action::Noop { duration_micros: 7 }), ..TaskSpec::default() },
             TaskSpec { id: "c".into(), priority: Priority::Low, ..TaskSpec::default() },
         ];
         let id = WorkflowId::parse("w").expect("an id");
         let spec = WorkflowSpec {
-            id: id.clone(),
             name: "name".into(),
             description: "words".into(),
             tasks,
             metadata: [text("m")].into(),
             labels: [text("l")].into(),
+            ..WorkflowSpec::named(id.clone())
         };
         assert_eq!(decode(&id, &encode(&spec).encode_to_vec()).expect("readable"), spec);
         assert!(decode(&id, b"\xff\xff nonsense").is_err());
