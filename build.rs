@@ -13,8 +13,12 @@ fn main() {
 mod protos {
     use std::{env, error::Error, fs, path::PathBuf};
 
-    const API: &[&str] =
-        &["nox/v1/workflow_service.proto", "nox/v1/execution_service.proto", "nox/v1/system_service.proto"];
+    const API: &[&str] = &[
+        "nox/v1/workflow_service.proto",
+        "nox/v1/execution_service.proto",
+        "nox/v1/agent_service.proto",
+        "nox/v1/system_service.proto",
+    ];
     const STORE: &[&str] = &["nox/store/v1/rows.proto"];
 
     pub fn compile() -> Result<(), Box<dyn Error>> {

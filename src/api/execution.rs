@@ -1,4 +1,4 @@
-//! `ExecutionService`: shows what executions did and do. It records nothing.
+//! `ExecutionService`: shows what executions did and do, repeats them, and takes people's answers.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +7,22 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Api, EventStream, Reading,
+    caller::{actor, request_id},
     convert::{self, definition, event::EventRenderer, execution as render},
     logs,
     page::{PAGE_BYTES, Page},
-    status::{self, Reason, invalid_field},
+    status::{self, Reason, invalid_field, refused},
     stream,
     workflow::{execution_id, workflow_id},
 };
 use crate::{
-    engine::{read::Reads, watch::Scope},
+    engine::{Request as EngineRequest, Wanted, read::Reads, watch::Scope},
     machine::{
+        approval::MAX_COMMENT_BYTES,
         execution::Execution,
         ids::{ExecutionId, TaskIndex, WorkflowId},
-        message::Output,
+        message::{Command, Output, Reply},
+        rerun,
         task::TaskStatus,
         workflow,
     },
@@ -45,10 +48,21 @@ impl Executions {
 fn task_of(reads: &Reads, id: ExecutionId, task_id: &str) -> Reading<(Execution, TaskIndex)> {
     let execution = reads.execution(id)?.ok_or_else(|| status::no_execution(id))?;
     let Some(task) = execution.definition.index_of(task_id) else {
-        let remedy = "`noxctl execution show` lists the tasks";
-        return Err(status::not_found(Reason::TaskNotFound, "task", task_id, remedy).into());
+        return Err(status::no_task(task_id).into());
     };
     Ok((execution, task))
+}
+
+/// What a rerun would keep and do.
+fn planned(reads: &Reads, source: ExecutionId, tasks: &[String]) -> Reading<v1::RerunExecutionResponse> {
+    let execution = reads.execution(source)?.ok_or_else(|| status::no_execution(source))?;
+    let plan = rerun::plan(&execution, tasks).map_err(|rejection| refused(&rejection.into()))?;
+    let name = |task: TaskIndex| execution.definition.task(task).id.clone();
+    Ok(v1::RerunExecutionResponse {
+        execution: None,
+        reused_task_ids: plan.reused.iter().map(|(task, _)| name(*task)).collect(),
+        redone_task_ids: plan.redone.iter().map(|task| name(*task)).collect(),
+    })
 }
 
 /// One page of executions, newest first.
@@ -241,6 +255,73 @@ impl ExecutionService for Executions {
         }
         running.alive &= attempt == newest;
         logs::stream(&self.api, id, request, attempt, running).await
+    }
+
+    async fn explain_task(
+        &self,
+        request: Request<v1::ExplainTaskRequest>,
+    ) -> Result<Response<v1::ExplainTaskResponse>, Status> {
+        let request = request.into_inner();
+        let id = execution_id(&request.execution_id)?;
+        let task_id = request.task_id.clone();
+        let status = self
+            .api
+            .read(move |reads| {
+                let (execution, task) = task_of(reads, id, &task_id)?;
+                Ok(render::task_status(execution.tasks[task as usize].status) as i32)
+            })
+            .await?;
+        let blockers = self.api.engine.explain(id, request.task_id).await.map_err(|refusal| refused(&refusal))?;
+        let blockers = blockers.iter().map(render::blocker).collect();
+        Ok(Response::new(v1::ExplainTaskResponse { blockers, status }))
+    }
+
+    async fn rerun_execution(
+        &self,
+        request: Request<v1::RerunExecutionRequest>,
+    ) -> Result<Response<v1::RerunExecutionResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let request_id = request_id(&by, "RerunExecution", &request.request_id, &request)?;
+        let (source, tasks) = (execution_id(&request.execution_id)?, request.task_ids);
+        let mut response = {
+            let tasks = tasks.clone();
+            self.api.read(move |reads| planned(reads, source, &tasks)).await?
+        };
+        if !request.validate_only {
+            let command = Command::RerunExecution { execution: convert::new_execution_id(), source, tasks };
+            let wanted = EngineRequest { wanted: Wanted::Command(command), actor: by, id: request_id };
+            let answer = self.api.engine.submit(wanted).await.map_err(|refusal| refused(&refusal))?;
+            let Reply::Executions(ids) = answer.reply else {
+                return Err(status::status(Reason::Internal, "the engine answered something else"));
+            };
+            let started = ids.first().ok_or_else(|| status::status(Reason::Internal, "the engine started nothing"))?;
+            response.execution = Some(self.api.execution(*started).await?);
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn resolve_approval(
+        &self,
+        request: Request<v1::ResolveApprovalRequest>,
+    ) -> Result<Response<v1::ResolveApprovalResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let request_id = request_id(&by, "ResolveApproval", &request.request_id, &request)?;
+        let id = execution_id(&request.execution_id)?;
+        if request.comment.len() > MAX_COMMENT_BYTES {
+            let words = format!("{} bytes; at most {MAX_COMMENT_BYTES} are allowed", request.comment.len());
+            return Err(invalid_field("comment", workflow::Reason::LimitExceeded, words));
+        }
+        let command = Command::ResolveApproval {
+            execution: id,
+            task: request.task_id,
+            approved: request.approved,
+            comment: request.comment,
+        };
+        let wanted = EngineRequest { wanted: Wanted::Command(command), actor: by, id: request_id };
+        self.api.engine.submit(wanted).await.map_err(|refusal| refused(&refusal))?;
+        Ok(Response::new(v1::ResolveApprovalResponse { execution: Some(self.api.execution(id).await?) }))
     }
 
     type WatchEventsStream = EventStream<v1::WatchEventsResponse>;

@@ -3,6 +3,7 @@
 //! Nothing is decided here. [`serve`](listen::serve) puts the services on listeners with their limits; each service is a
 //! file; `convert` is the one place that knows both protobuf and the machine; `status` makes every error.
 
+mod agent;
 mod caller;
 pub mod convert;
 mod execution;
@@ -20,7 +21,7 @@ use tokio_stream::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Response, Status, service::Routes};
 
-use self::{execution::Executions, status::Reason, system::System, workflow::Workflows};
+use self::{agent::Agents, execution::Executions, status::Reason, system::System, workflow::Workflows};
 use crate::{
     engine::{
         Handle,
@@ -191,13 +192,16 @@ fn answered<T>(reading: Reading<T>) -> Result<T, Status> {
 /// All services, with health and reflection.
 pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server::Error> {
     use v1::{
-        execution_service_server::ExecutionServiceServer, system_service_server::SystemServiceServer,
+        agent_service_server::AgentServiceServer, execution_service_server::ExecutionServiceServer, system_service_server::SystemServiceServer,
         workflow_service_server::WorkflowServiceServer,
     };
     let workflows = WorkflowServiceServer::new(Workflows::new(api.clone()))
         .max_decoding_message_size(MAX_DEFINITION_BYTES)
         .max_encoding_message_size(MAX_DEFINITION_BYTES);
     let executions = ExecutionServiceServer::new(Executions::new(api.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    let agents = AgentServiceServer::new(Agents::new(api.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let system = SystemServiceServer::new(System::new(api.clone()))
@@ -207,6 +211,7 @@ pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<WorkflowServiceServer<Workflows>>().await;
     reporter.set_serving::<ExecutionServiceServer<Executions>>().await;
+    reporter.set_serving::<AgentServiceServer<Agents>>().await;
     reporter.set_serving::<SystemServiceServer<System>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -218,6 +223,7 @@ pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server
     };
     Ok(Routes::new(workflows)
         .add_service(executions)
+        .add_service(agents)
         .add_service(system)
         .add_service(health)
         .add_service(reflection().build_v1()?)

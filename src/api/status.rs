@@ -39,6 +39,10 @@ pub enum Reason {
     StaleAttempt,
     /// Not in this state.
     InvalidWorkflowState,
+    /// The task waits for no answer.
+    NotWaiting,
+    /// Another person must answer.
+    NotAnApprover,
     /// Above the newest revision.
     RevisionUnknown,
     /// No frame of the log begins there.
@@ -59,7 +63,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, with their code and what they mean: the table in the docs is checked against it.
-    pub const TABLE: [(Self, Code, &'static str); 17] = [
+    pub const TABLE: [(Self, Code, &'static str); 19] = [
         (Self::WorkflowNotFound, Code::NotFound, "WORKFLOW_NOT_FOUND"),
         (Self::ExecutionNotFound, Code::NotFound, "EXECUTION_NOT_FOUND"),
         (Self::TaskNotFound, Code::NotFound, "TASK_NOT_FOUND"),
@@ -69,6 +73,8 @@ impl Reason {
         (Self::EtagMismatch, Code::Aborted, "ETAG_MISMATCH"),
         (Self::StaleAttempt, Code::Aborted, "STALE_ATTEMPT"),
         (Self::InvalidWorkflowState, Code::FailedPrecondition, "INVALID_WORKFLOW_STATE"),
+        (Self::NotWaiting, Code::FailedPrecondition, "NOT_WAITING"),
+        (Self::NotAnApprover, Code::PermissionDenied, "NOT_AN_APPROVER"),
         (Self::RevisionUnknown, Code::OutOfRange, "REVISION_UNKNOWN"),
         (Self::LogOffsetUnknown, Code::OutOfRange, "LOG_OFFSET_UNKNOWN"),
         (Self::InvalidPageToken, Code::InvalidArgument, "INVALID_PAGE_TOKEN"),
@@ -160,6 +166,11 @@ pub fn no_workflow(id: impl std::fmt::Display) -> Status {
     not_found(Reason::WorkflowNotFound, "workflow", &id.to_string(), "`noxctl workflow list` shows those that do")
 }
 
+/// No task of that id in an execution.
+pub fn no_task(id: &str) -> Status {
+    not_found(Reason::TaskNotFound, "task", id, "`noxctl execution show` lists the tasks")
+}
+
 /// No such thing.
 pub fn not_found(reason: Reason, kind: &str, id: &str, remedy: &str) -> Status {
     let (code, name) = reason.row();
@@ -177,6 +188,16 @@ fn rejected(rejection: &Rejection, message: String) -> Status {
             details.set_resource_info("execution", execution.to_string(), "", message.clone());
             Reason::ExecutionNotFound
         }
+        Rejection::NoSuchExecution(id) => return no_execution(id),
+        Rejection::TaskNotFound { task, .. } => return no_task(task),
+        Rejection::InvalidInputs { violations, .. } => return invalid(violations),
+        Rejection::InvalidLimit(words) => return invalid_field("limit", workflow::Reason::InvalidValue, words),
+        Rejection::NotWaiting { task, .. } => {
+            let failure = tonic_types::PreconditionViolation::new("STATE", task, message.clone());
+            details.set_precondition_failure(vec![failure]);
+            Reason::NotWaiting
+        }
+        Rejection::NotAnApprover { .. } => Reason::NotAnApprover,
         Rejection::WorkflowExists(id) => {
             details.set_resource_info("workflow", id.as_str(), "", message.clone());
             Reason::AlreadyExists

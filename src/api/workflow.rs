@@ -19,7 +19,7 @@ use crate::{
     engine::{Request as EngineRequest, Wanted, requests::RequestId},
     machine::{
         ids::{Actor, ExecutionId, WorkflowId},
-        message::{Command, Content, Operation, Reply, Trigger, WorkflowRecord},
+        message::{Command, Content, Inputs, Operation, Reply, Trigger, WorkflowRecord},
         validation,
         workflow::{self, Violation},
     },
@@ -167,13 +167,7 @@ fn missing(field: &str) -> Status {
 fn start(request: &v1::ExecuteWorkflowRequest) -> Result<Command, Status> {
     let labels = request.labels.clone().into_iter().collect();
     let mut faults: Vec<Violation> = validation::notes("labels", &labels);
-    if request.inputs.as_ref().is_some_and(|inputs| !inputs.fields.is_empty()) {
-        faults.push(Violation {
-            field: "inputs".into(),
-            reason: workflow::Reason::NotSupported,
-            description: "this build of noxd cannot take inputs yet; put the values into the definition".into(),
-        });
-    }
+    let inputs = inputs(request).map_err(|fault| faults.push(fault)).unwrap_or_default();
     if !faults.is_empty() {
         return Err(invalid(&faults));
     }
@@ -181,8 +175,22 @@ fn start(request: &v1::ExecuteWorkflowRequest) -> Result<Command, Status> {
         execution: convert::new_execution_id(),
         workflow: workflow_id(&request.workflow_id)?,
         labels,
+        inputs,
         trigger: Trigger::Manual,
     })
+}
+
+fn inputs(request: &v1::ExecuteWorkflowRequest) -> Result<Inputs, Violation> {
+    let Some(given) = &request.inputs else { return Ok(Inputs::default()) };
+    match serde_json::to_value(given) {
+        Ok(serde_json::Value::Object(inputs)) => Ok(Inputs(Arc::new(inputs))),
+        Ok(_) => Ok(Inputs::default()),
+        Err(error) => Err(Violation {
+            field: "inputs".into(),
+            reason: workflow::Reason::InvalidValue,
+            description: format!("a value is none that it can have: {error}"),
+        }),
+    }
 }
 
 fn wait_of(request: &v1::ExecuteWorkflowRequest) -> Result<Option<Duration>, Status> {
@@ -245,14 +253,15 @@ impl WorkflowService for Workflows {
             workflow = v1::Workflow {
                 version,
                 etag: format!("v{version}"),
-                ..v1::Workflow {
-                    tasks: older.tasks,
-                    name: older.name,
-                    description: older.description,
-                    metadata: older.metadata,
-                    labels: older.labels,
-                    ..workflow
-                }
+                // What is not of a version.
+                status: workflow.status,
+                created_at: workflow.created_at,
+                updated_at: workflow.updated_at,
+                started_at: workflow.started_at,
+                completed_at: workflow.completed_at,
+                created_by: workflow.created_by,
+                violations: workflow.violations,
+                ..older
             };
         }
         Ok(Response::new(v1::GetWorkflowResponse { workflow: Some(workflow) }))
@@ -438,8 +447,8 @@ impl WorkflowService for Workflows {
         Ok(Response::new(v1::GetWorkflowStatusResponse {
             status: definition::status(found.status) as i32,
             execution_id: execution.to_string(),
-            progress: found.counts.percent(found.status.is_terminal()),
-            task_counts: Some(execution::counts(&found.counts)),
+            progress: found.counts().percent(found.status.is_terminal()),
+            task_counts: Some(execution::counts(found.counts())),
             eta: None,
             revision: found.revision,
         }))

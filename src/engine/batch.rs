@@ -11,9 +11,9 @@ use std::{
 
 use crate::{
     machine::{
-        ids::{ExecutionId, Timestamp},
+        ids::{ExecutionId, Timestamp, WorkflowId},
         message::{Event, Recorded, WorkflowChange},
-        state::State,
+        state::{Mark, State},
     },
     store::{
         Batch, RowWrite,
@@ -33,6 +33,8 @@ pub struct Rows {
     pub touched: BTreeSet<ExecutionId>,
     /// Executions of which a snapshot is in it.
     pub snapshots: Vec<ExecutionId>,
+    /// What the marks in it say.
+    pub marks: Vec<(ExecutionId, Mark)>,
 }
 
 impl Rows {
@@ -42,9 +44,10 @@ impl Rows {
         let mut by_subject: BTreeMap<Subject, Vec<&Recorded>> = BTreeMap::new();
         let mut runs: Vec<(Subject, u32)> = Vec::new();
         for recorded in events {
-            let subject = match recorded.execution {
-                Some(id) => Subject::Execution(id),
-                None => Subject::Workflow(recorded.workflow.clone()),
+            let subject = match (recorded.execution, &recorded.workflow) {
+                (Some(id), _) => Subject::Execution(id),
+                (None, Some(id)) => Subject::Workflow(id.clone()),
+                (None, None) => Subject::Noxd,
             };
             match runs.last_mut() {
                 Some((last, count)) if *last == subject => *count += 1,
@@ -108,7 +111,11 @@ impl Rows {
         match subject {
             Subject::Workflow(id) => {
                 self.put(key::workflow_events(id, first.revision), row);
-                events.iter().for_each(|recorded| self.workflow(recorded));
+                events.iter().for_each(|recorded| self.workflow(id, recorded));
+            }
+            Subject::Noxd => {
+                self.put(key::own_events(first.revision), row);
+                events.iter().for_each(|recorded| self.noxd(recorded));
             }
             Subject::Execution(id) => {
                 self.put(key::events(*id, first.revision), row);
@@ -118,9 +125,17 @@ impl Rows {
         }
     }
 
-    fn workflow(&mut self, recorded: &Recorded) {
+    fn noxd(&mut self, recorded: &Recorded) {
+        let Event::ConcurrencyLimitSet { agent, limit } = &recorded.event else { return };
+        let key = key::limit(agent.as_deref().unwrap_or_default());
+        match limit {
+            Some(limit) => self.put(key, layout::encode_limit(*limit)),
+            None => self.delete(key),
+        }
+    }
+
+    fn workflow(&mut self, id: &WorkflowId, recorded: &Recorded) {
         let Event::WorkflowChanged { change, version, record: Some(record) } = &recorded.event else { return };
-        let id = &recorded.workflow;
         let (head, definition) = layout::encode_workflow(record);
         self.put(key::workflow(id), head);
         match change {
@@ -135,23 +150,21 @@ impl Rows {
 
     fn execution(&mut self, id: ExecutionId, events: &[&Recorded], state: &State) {
         let Some(execution) = state.execution(id) else { return };
-        let mut summary = false;
+        let (mut summary, mut began) = (false, false);
         for recorded in events {
             match &recorded.event {
                 Event::ExecutionStarted { .. } => {
-                    summary = true;
-                    self.put(key::execution_of(&recorded.workflow, id), Vec::new());
-                    if !execution.status.is_terminal() {
-                        self.put(key::alive(id), Vec::new());
-                    }
+                    (summary, began) = (true, true);
+                    self.put(key::execution_of(&execution.workflow, id), Vec::new());
                 }
                 Event::ExecutionEnded { .. } => {
                     summary = true;
                     self.delete(key::alive(id));
                 }
-                Event::ExecutionPaused | Event::ExecutionResumed | Event::ExecutionCancelRequested { .. } => {
-                    summary = true;
-                }
+                Event::ExecutionPaused
+                | Event::ExecutionResumed
+                | Event::ExecutionCancelRequested { .. }
+                | Event::ExecutionTimeoutReached { .. } => summary = true,
                 event => {
                     if let Some((task, json)) = layout::whole_output(event) {
                         self.put(key::output(id, task), json.as_bytes().to_vec());
@@ -161,6 +174,11 @@ impl Rows {
         }
         if summary {
             self.put(key::summary(id), layout::encode_summary(execution));
+        }
+        let mark = state.new_mark(id).or(began.then_some(Mark::Hot)).filter(|_| !execution.status.is_terminal());
+        if let Some(mark) = mark {
+            self.put(key::alive(id), layout::encode_mark(&execution.workflow, execution.status, mark));
+            self.marks.push((id, mark));
         }
         let tasks = u32::try_from(execution.tasks.len()).unwrap_or(u32::MAX);
         if execution.events_since_snapshot >= SNAPSHOT_EVENTS.max(tasks) && !execution.status.is_terminal() {

@@ -31,6 +31,7 @@ use self::{
 };
 use crate::{
     machine::{
+        explain::Blocker,
         ids::{Actor, ExecutionId, Revision, WorkflowId},
         message::{Command, Effect, Operation, Rejection, Reply},
         step::Machine,
@@ -158,6 +159,19 @@ pub struct Status {
     pub active_executions: usize,
     /// Executions held in memory.
     pub hot_executions: usize,
+    /// The limits of agents that have one of their own, by agent.
+    pub agent_limits: Vec<AgentLimit>,
+}
+
+/// An agent's own limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentLimit {
+    /// Which agent.
+    pub agent: Arc<str>,
+    /// Most attempts alive at once.
+    pub most: u32,
+    /// Attempts alive.
+    pub running: usize,
 }
 
 /// What the writer is sent.
@@ -167,6 +181,12 @@ enum Message {
         reply: oneshot::Sender<Vec<Result<Answer, Refusal>>>,
     },
     Facts(Vec<Command>),
+    /// Tell why a task does not run.
+    Explain {
+        execution: ExecutionId,
+        task: String,
+        reply: oneshot::Sender<Result<Vec<Blocker>, Rejection>>,
+    },
     /// Admit work from here on.
     Begin,
     Stop,
@@ -177,7 +197,7 @@ impl Message {
         match self {
             Self::Requests { requests, .. } => requests.len(),
             Self::Facts(facts) => facts.len(),
-            Self::Begin | Self::Stop => 1,
+            Self::Explain { .. } | Self::Begin | Self::Stop => 1,
         }
     }
 
@@ -186,7 +206,7 @@ impl Message {
         match self {
             Self::Requests { requests, .. } => requests.iter().map(|request| request.wanted.weight()).sum(),
             Self::Facts(facts) => facts.iter().map(Command::weight).sum(),
-            Self::Begin | Self::Stop => 0,
+            Self::Explain { .. } | Self::Begin | Self::Stop => 0,
         }
     }
 }
@@ -276,6 +296,16 @@ impl Handle {
         let (reply, answers) = oneshot::channel();
         self.send(Message::Requests { requests, reply }).await?;
         answers.await.map_err(|_| gone())
+    }
+
+    /// Why a task does not run, as the machine sees it.
+    ///
+    /// # Errors
+    /// Where there is no such task, or the engine has stopped.
+    pub async fn explain(&self, execution: ExecutionId, task: String) -> Result<Vec<Blocker>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Explain { execution, task, reply }).await?;
+        Ok(answer.await.map_err(|_| gone())??)
     }
 
     /// Reports what the executor saw. Taken when there is room; not waited for.

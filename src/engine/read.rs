@@ -11,14 +11,15 @@ use std::{
 
 use crate::{
     machine::{
-        execution::Execution,
+        execution::{Execution, Moves},
         ids::{ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
-        message::{Event, Recorded, WorkflowRecord},
+        judgement::TaskResult,
+        message::{Event, Recorded, Trigger, WorkflowRecord},
         workflow::{Definition, WorkflowSpec},
     },
     store::{
         Reader, StoreError,
-        layout::{self, BatchRow, LayoutError, RequestRow, Subject, Summary, WorkflowHead, key},
+        layout::{self, BatchRow, Dormant, LayoutError, RequestRow, Subject, Summary, WorkflowHead, key},
     },
 };
 
@@ -120,10 +121,10 @@ impl Reads {
             after = last.revision;
             for recorded in &events {
                 match (&mut execution, &recorded.event) {
-                    (Some(execution), _) => execution.evolve(recorded, &mut Vec::new()),
+                    (Some(execution), _) => execution.evolve(recorded, &mut Moves::default()),
                     (None, Event::ExecutionStarted { version, .. }) => {
-                        let definition = self.definition(&recorded.workflow, *version)?;
-                        execution = Execution::begin(recorded, definition, &mut Vec::new());
+                        let definition = self.definition(&summary.workflow, *version)?;
+                        execution = Execution::begin(recorded, definition, &mut Moves::default());
                     }
                     (None, _) => return Err(ReadError::Missing(format!("the start of execution {id}"))),
                 }
@@ -154,14 +155,59 @@ impl Reads {
         Ok(rows.iter().filter_map(|(key, _)| key::execution_in(key)).collect())
     }
 
-    /// Executions that have not ended, oldest first, after a given one.
-    pub fn alive(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, ReadError> {
+    /// Executions that have not ended, oldest first, after a given one; with what is known of those that have nothing
+    /// to do for now.
+    pub fn alive(
+        &self,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<(ExecutionId, Option<Dormant>)>, ReadError> {
         let mut from = after.map_or_else(|| key::ALIVE.to_vec(), key::alive);
         if after.is_some() {
             from.push(0);
         }
         let rows = self.rows.scan(key::ALIVE, &from, limit)?;
-        Ok(rows.iter().filter_map(|(key, _)| key::execution_in(key)).collect())
+        let ids = rows.iter().filter_map(|(key, value)| Some((key::execution_in(key)?, value)));
+        ids.map(|(id, value)| Ok((id, layout::decode_mark(id, value)?))).collect()
+    }
+
+    /// What a task left, as conditions and placeholders look at it. Of a task that kept its result, it is that of the
+    /// execution which this one repeats.
+    pub fn result(&self, id: ExecutionId, task: TaskIndex) -> Result<TaskResult, ReadError> {
+        let Some(execution) = self.execution(id)? else {
+            return Err(ReadError::Missing(format!("execution {id}")));
+        };
+        let state = execution.tasks.get(task as usize);
+        let state = state.ok_or_else(|| ReadError::Missing(format!("task {task} of execution {id}")))?;
+        if let (true, Trigger::Rerun(source)) = (state.reused, execution.trigger) {
+            return self.result(source, task);
+        }
+        self.result_at(id, task, state.last_end)
+    }
+
+    /// What a task left with the event of this revision.
+    pub fn result_at(&self, id: ExecutionId, task: TaskIndex, last_end: Revision) -> Result<TaskResult, ReadError> {
+        let Some(recorded) = self.event_at(id, last_end)? else { return Ok(TaskResult::default()) };
+        let Event::TaskEnded { result, .. } = recorded.event else { return Ok(TaskResult::default()) };
+        let output = match result.output {
+            Some(output) if output.size > output.json.len() as u64 => self.output(id, task)?.map(Into::into),
+            output => output.map(|output| output.json),
+        };
+        Ok(TaskResult { output, exit_code: result.exit_code })
+    }
+
+    /// The limits that were set, by agent; `None`: of all.
+    pub fn limits(&self) -> Result<Vec<(Option<Arc<str>>, u32)>, ReadError> {
+        let mut limits = Vec::new();
+        let mut from = key::LIMITS.to_vec();
+        loop {
+            let rows = self.rows.scan(key::LIMITS, &from, ROWS_AT_ONCE)?;
+            let Some((last, _)) = rows.last() else { return Ok(limits) };
+            from = [last.as_ref(), &[0]].concat();
+            for (key, value) in &rows {
+                limits.push(layout::decode_limit(key, value)?);
+            }
+        }
     }
 
     /// Events of an execution after a revision, oldest first: at least one if there is one, about `limit` at most.
@@ -267,7 +313,7 @@ impl Reads {
             let Some((last, _)) = rows.last() else { break };
             from = [last.as_ref(), &[0]].concat();
             for (_, value) in &rows {
-                let row = layout::decode_events(&subject, workflow, value)?;
+                let row = layout::decode_events(&subject, Some(workflow), value)?;
                 events.extend(row.into_iter().filter(|recorded| recorded.revision > after));
                 if events.len() >= limit {
                     break;
@@ -294,15 +340,16 @@ impl Reads {
         let start = events.len();
         for (subject, first) in subjects {
             let (row_key, workflow) = match subject {
-                Subject::Workflow(id) => (key::workflow_events(id, first), id.clone()),
+                Subject::Workflow(id) => (key::workflow_events(id, first), Some(id.clone())),
                 Subject::Execution(id) => {
                     let summary = self.summary(*id)?.ok_or_else(|| ReadError::Missing(format!("execution {id}")))?;
-                    (key::events(*id, first), summary.workflow)
+                    (key::events(*id, first), Some(summary.workflow))
                 }
+                Subject::Noxd => (key::own_events(first), None),
             };
             let row = self.rows.get(&row_key)?;
             let row = row.ok_or_else(|| ReadError::Missing(format!("the events of revision {first}")))?;
-            let read = layout::decode_events(subject, &workflow, &row)?;
+            let read = layout::decode_events(subject, workflow.as_ref(), &row)?;
             events.extend(read.into_iter().filter(|recorded| recorded.revision > after));
         }
         events[start..].sort_unstable_by_key(|recorded| recorded.revision);

@@ -43,13 +43,20 @@ pub fn recover(reads: &Reads, concurrency_limit: u32) -> Result<Recovered, ReadE
         elapsed = batch.elapsed;
         state.continue_after(revision, batch.time, batch.elapsed);
     }
+    for (agent, limit) in reads.limits()? {
+        state.set_limit(agent.as_deref(), limit);
+    }
     let mut interrupted = Vec::new();
     let mut after: Option<ExecutionId> = None;
     loop {
         let page = reads.alive(after, ALIVE_AT_ONCE)?;
-        let Some(last) = page.last() else { break };
+        let Some((last, _)) = page.last() else { break };
         after = Some(*last);
-        for id in page {
+        for (id, dormant) in page {
+            if let Some(dormant) = dormant {
+                state.note_dormant(id, dormant.workflow, dormant.status, dormant.wake);
+                continue;
+            }
             let execution =
                 reads.execution(id)?.ok_or_else(|| ReadError::Missing(format!("the events of execution {id}")))?;
             for task in execution.tasks_in(TaskStatus::Running) {

@@ -199,7 +199,7 @@ impl Watch {
     fn concerns(&self, recorded: &Recorded) -> bool {
         match &self.scope {
             Scope::All => true,
-            Scope::Workflow(id) => recorded.workflow == *id,
+            Scope::Workflow(id) => recorded.workflow.as_ref() == Some(id),
             Scope::Execution(id) => recorded.execution == Some(*id),
         }
     }

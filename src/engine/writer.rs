@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
-    Answer, Message, Refusal, Request, Status, Stopped, Wanted,
+    AgentLimit, Answer, Message, Refusal, Request, Status, Stopped, Wanted,
     batch::Rows,
     chain,
     clock::Clock,
@@ -25,9 +25,11 @@ use super::{
 use crate::{
     machine::{
         decide,
-        execution::ExecutionStatus,
-        ids::{Actor, ExecutionId, Tick, WorkflowId},
-        message::{Command, Content, Effect, Event, Operation, Rejection, Reply},
+        explain::{self, Blocker},
+        ids::{Actor, ExecutionId, TaskIndex, Tick, WorkflowId},
+        judgement::TaskResult,
+        parallel::Admission,
+        message::{Command, Content, Effect, Event, Operation, Rejection, Reply, Trigger},
         step::{Machine, Step},
     },
     store::{Store, StoreError},
@@ -76,7 +78,8 @@ pub(super) enum Fatal {
     Read(#[from] ReadError),
 }
 
-type Waiting = (tokio::sync::oneshot::Sender<Vec<Result<Answer, Refusal>>>, Vec<Result<Answer, Refusal>>);
+type Waiting = (oneshot::Sender<Vec<Result<Answer, Refusal>>>, Vec<Result<Answer, Refusal>>);
+type Explained = Result<Vec<Blocker>, Rejection>;
 
 impl Writer {
     /// Runs until it is told to stop, every handle is gone, or the store fails.
@@ -133,7 +136,7 @@ impl Writer {
 
     /// One batch: decide, make durable, then let out. One whose events grow large is committed in parts.
     fn batch(&mut self, messages: Vec<Message>) -> Result<(), Fatal> {
-        let mut batch = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new() };
+        let mut batch = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new(), explained: Vec::new() };
         self.has_room = self.store.free_for_new_work();
         self.begun |= messages.iter().any(|message| matches!(message, Message::Begin));
         self.machine.state_mut().hold_admission(!self.begun || !self.has_room);
@@ -149,13 +152,20 @@ impl Writer {
                 Message::Facts(facts) => {
                     for fact in facts {
                         self.fact(fact, &mut batch);
+                        self.settle(&mut batch)?;
                         self.part(&mut batch)?;
                     }
+                }
+                Message::Explain { execution, task, reply } => {
+                    let blockers = self.explain(execution, &task)?;
+                    batch.explained.push((reply, blockers));
                 }
                 Message::Begin | Message::Stop => {}
             }
         }
+        self.load_due(batch.tick)?;
         self.machine.apply_due(batch.tick, DEADLINES_AT_ONCE, &mut batch.step);
+        self.settle(&mut batch)?;
         self.commit(&batch)?;
         self.let_out(batch);
         Ok(())
@@ -168,7 +178,7 @@ impl Writer {
             return Ok(());
         }
         self.commit(batch)?;
-        let next = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new() };
+        let next = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new(), explained: Vec::new() };
         let part = std::mem::replace(batch, next);
         self.let_out(part);
         Ok(())
@@ -185,6 +195,9 @@ impl Writer {
         let touched = std::mem::take(&mut rows.touched);
         for id in std::mem::take(&mut rows.snapshots) {
             self.machine.state_mut().snapshot_written(id);
+        }
+        for (id, mark) in std::mem::take(&mut rows.marks) {
+            self.machine.state_mut().mark_written(id, mark);
         }
         let rows = rows.into_batch(self.machine.state());
         self.wait_for_room(&rows)?;
@@ -213,12 +226,12 @@ impl Writer {
     }
 
     fn let_out(&mut self, batch: Batch) {
-        let Batch { step, waiting, .. } = batch;
+        let Batch { step, waiting, explained, .. } = batch;
         for recorded in &step.events {
             if let Event::WorkflowChanged { record: Some(record), version, .. } = &recorded.event
-                && let Content::Ready(definition) = &record.content
+                && let (Content::Ready(definition), Some(id)) = (&record.content, &recorded.workflow)
             {
-                self.reads.remember(&recorded.workflow, *version, definition);
+                self.reads.remember(id, *version, definition);
             }
         }
         self.hub.publish(&step.events);
@@ -229,10 +242,15 @@ impl Writer {
             queued_tasks: state.admission().queued(),
             active_executions: state.alive_count(),
             hot_executions: state.hot_count(),
+            agent_limits: agent_limits(state.admission()),
         });
         // Before the answers: who is told that nothing starts any more can rely on what was started being known.
         if !step.effects.is_empty() && self.effects.blocking_send(step.effects).is_err() {
             tracing::debug!("the executor is gone; its attempts will be recovered");
+        }
+        for (reply, blockers) in explained {
+            // The same.
+            let _ = reply.send(blockers);
         }
         for (reply, answers) in waiting {
             // A caller that went away meanwhile does not want its answer.
@@ -268,7 +286,46 @@ impl Writer {
 
     fn apply(&mut self, command: Command, actor: &Actor, batch: &mut Batch) -> Result<Result<Reply, Rejection>, Fatal> {
         self.load(&command)?;
-        Ok(self.machine.apply(command, actor, batch.tick, &mut batch.step))
+        let applied = self.machine.apply(command, actor, batch.tick, &mut batch.step);
+        self.settle(batch)?;
+        Ok(applied)
+    }
+
+    /// Gives the machine what its conditions look at, until the step is whole. What tasks of this batch left it has.
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
+        while !batch.step.needs.is_empty() {
+            for (id, task) in std::mem::take(&mut batch.step.needs) {
+                let result = self.result(id, task)?;
+                self.machine.state_mut().load_result(id, task, result);
+            }
+            self.machine.settle(batch.tick, &mut batch.step);
+        }
+        Ok(())
+    }
+
+    fn result(&self, id: ExecutionId, task: TaskIndex) -> Result<TaskResult, ReadError> {
+        let held = self.machine.state().execution(id).map(|held| (held.trigger, &held.tasks[task as usize]));
+        match held {
+            Some((Trigger::Rerun(source), state)) if state.reused => self.reads.result(source, task),
+            Some((_, state)) => self.reads.result_at(id, task, state.last_end),
+            None => self.reads.result(id, task),
+        }
+    }
+
+    /// Loads executions whose first deadline has come.
+    fn load_due(&mut self, tick: Tick) -> Result<(), Fatal> {
+        for id in self.machine.state().due_elsewhere(tick, DEADLINES_AT_ONCE) {
+            self.load_alive(id)?;
+        }
+        Ok(())
+    }
+
+    fn load_alive(&mut self, id: ExecutionId) -> Result<(), Fatal> {
+        let execution = self.reads.execution(id)?;
+        let execution = execution.ok_or_else(|| ReadError::Missing(format!("the events of execution {id}")))?;
+        self.machine.state_mut().load_execution(execution);
+        self.loaded.push(id);
+        Ok(())
     }
 
     /// One after the other, so that a batch stays bounded however many there are. One that is being cancelled, and so
@@ -301,6 +358,20 @@ impl Writer {
         })
     }
 
+    /// Why a task does not run: only the machine itself knows what its limits say.
+    fn explain(&mut self, id: ExecutionId, task: &str) -> Result<Explained, Fatal> {
+        if self.machine.state().execution(id).is_none()
+            && let Some(summary) = self.reads.summary(id)?
+        {
+            if summary.status.is_terminal() {
+                self.machine.state_mut().note_ended(id, summary.workflow, summary.status);
+            } else {
+                self.load_alive(id)?;
+            }
+        }
+        Ok(explain::explain(self.machine.state(), id, task))
+    }
+
     fn fact(&mut self, fact: Command, batch: &mut Batch) {
         match self.machine.apply(fact, &Actor::Noxd, batch.tick, &mut batch.step) {
             Ok(Reply::Taken) => {}
@@ -318,13 +389,21 @@ impl Writer {
         }
         for id in needs.executions {
             let Some(summary) = self.reads.summary(id)? else { continue };
-            if matches!(summary.status, ExecutionStatus::Running | ExecutionStatus::Paused) {
-                if let Some(execution) = self.reads.execution(id)? {
-                    self.machine.state_mut().load_execution(execution);
-                    self.loaded.push(id);
-                }
-            } else {
+            if summary.status.is_terminal() {
                 self.machine.state_mut().note_ended(id, summary.workflow, summary.status);
+            } else {
+                self.load_alive(id)?;
+            }
+        }
+        for id in needs.sources {
+            // One that runs is refused by the machine's own, newer state of it.
+            let source = match self.machine.state().execution(id) {
+                Some(held) => Some(held.clone()),
+                None => self.reads.execution(id)?,
+            };
+            if let Some(source) = source {
+                self.load_workflow(&source.workflow)?;
+                self.machine.state_mut().load_source(source);
             }
         }
         Ok(())
@@ -340,14 +419,26 @@ impl Writer {
     }
 }
 
+fn agent_limits(admission: &Admission) -> Vec<AgentLimit> {
+    let limits = admission.agent_limits();
+    limits.map(|(agent, most)| AgentLimit { agent: agent.into(), most, running: admission.running_of(agent) }).collect()
+}
+
 /// A batch that is being made.
 struct Batch {
     tick: Tick,
     step: Step,
     waiting: Vec<Waiting>,
+    explained: Vec<(oneshot::Sender<Explained>, Explained)>,
 }
 
 /// Refused without room on the disk; completions, controls and deletions have a reserve (S-SAFE-5).
 fn is_new_work(command: &Command) -> bool {
-    matches!(command, Command::CreateWorkflow { .. } | Command::UpdateWorkflow { .. } | Command::StartExecution { .. })
+    matches!(
+        command,
+        Command::CreateWorkflow { .. }
+            | Command::UpdateWorkflow { .. }
+            | Command::StartExecution { .. }
+            | Command::RerunExecution { .. }
+    )
 }

@@ -4,33 +4,37 @@
 //! effect. [`command`] answers a command, [`due`] the first deadline that has come, [`follow_up`] what the machine does
 //! by itself: end executions that are done, and give free slots to tasks that wait.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    execution::{Execution, ExecutionStatus},
-    ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick, WorkflowId},
+    approval, attempt,
+    control,
+    execution::{Execution, Turn},
+    ids::{Actor, ExecutionId, TaskIndex, Tick, WorkflowId},
+    input,
+    judgement::{self, Judgement},
     message::{
-        AttemptEnd, AttemptOutcome, AttemptResult, Command, Content, ErrorKind, Event, ExecutionEnd, Operation,
-        Rejection, Reply, StopCause, TaskEnd, TaskError, Waited, WorkflowChange, WorkflowRecord,
+        Command, Content, Event, Inputs, Rejection, Reply, TimeLimit, Trigger, Waited, WorkflowChange, WorkflowRecord,
     },
+    rerun,
     state::State,
     task::{TaskState, TaskStatus},
 };
-
-/// Attempts of one task that noxd's own end may interrupt before the task is given up (S-RETRY-7).
-pub const MAX_INTERRUPTIONS: u32 = 5;
 
 /// Tasks of all executions that run or wait for a slot: the hard bound of the queue, some hundred megabytes (S-PAR-2).
 pub const MAX_HOT_TASKS: usize = 2_000_000;
 
 /// Tasks that one event of a mass change names: with the longest ids it still fits into a message of a stream.
-const TASKS_AT_ONCE: usize = 5_000;
+pub(super) const TASKS_AT_ONCE: usize = 5_000;
 
-/// What a decision adds to the history of a workflow or of one of its executions.
+/// Largest limit of concurrent attempts: beyond it, a process table is full.
+const MAX_CONCURRENCY: u32 = 1_000_000;
+
+/// What a decision adds to the history of a workflow, of one of its executions, or of noxd itself.
 #[derive(Debug, PartialEq)]
 pub struct Decided {
-    /// Of which workflow.
-    pub workflow: WorkflowId,
+    /// Of which workflow, if one.
+    pub workflow: Option<WorkflowId>,
     /// Of which execution, if one.
     pub execution: Option<ExecutionId>,
     /// What happens.
@@ -46,88 +50,192 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
         Command::CreateWorkflow { content } => create_workflow(state, content, actor, tick),
         Command::UpdateWorkflow { content, etag } => update_workflow(state, content, etag, tick),
         Command::DeleteWorkflow { workflow, etag } => delete_workflow(state, workflow, etag, tick),
-        Command::StartExecution { execution, workflow, labels, trigger } => {
-            let record = stored(state, &workflow)?;
-            let Content::Ready(definition) = &record.content else {
-                return Err(invalid_state(workflow, "execute", draft_words(&record.content)));
-            };
-            accepts_work(state)?;
-            if state.hot_tasks + definition.task_count() > MAX_HOT_TASKS {
-                return Err(Rejection::QueueFull { tasks: state.hot_tasks });
-            }
-            let mut all_labels = definition.spec().labels.clone();
-            all_labels.extend(labels);
-            let event = Event::ExecutionStarted {
-                version: record.version,
-                task_count: u32::try_from(definition.task_count()).expect("bounded by MAX_TASKS"),
-                labels: all_labels,
-                trigger,
-            };
-            let decided = Decided { workflow, execution: Some(execution), event };
-            Ok((vec![decided], Reply::Executions(vec![execution])))
+        Command::StartExecution { execution, workflow, labels, inputs, trigger } => {
+            start(state, execution, workflow, labels, &inputs, trigger)
         }
-        Command::Control { operation, workflow, execution } => control(state, operation, workflow, execution),
+        Command::RerunExecution { execution, source, tasks } => rerun::decide(state, execution, source, &tasks),
+        Command::Control { operation, workflow, execution } => control::decide(state, operation, workflow, execution),
+        Command::ResolveApproval { execution, task, approved, comment } => {
+            approval::decide(state, execution, task, approved, comment, actor)
+        }
+        Command::SetConcurrencyLimit { agent, limit } => set_limit(agent, limit),
         Command::AttemptSpawned { attempt, process } => {
-            let (execution, _) = live_attempt(state, attempt)?;
+            let (execution, _) = attempt::live(state, attempt)?;
             let event = Event::TaskSpawned { task: attempt.task, attempt: attempt.attempt, process };
             Ok((vec![of(execution, event)], Reply::Taken))
         }
+        Command::AttemptSilent { attempt } => {
+            let (execution, task) = attempt::live(state, attempt)?;
+            let limit = execution.definition.task(attempt.task).idle_timeout_micros;
+            // One that is being ended already need not be told again.
+            let decided = limit.filter(|_| task.stopping.is_none()).map(|timeout_micros| Event::TaskTimeoutReached {
+                task: attempt.task,
+                attempt: attempt.attempt,
+                limit: TimeLimit::Idle,
+                timeout_micros,
+            });
+            Ok((decided.map(|event| of(execution, event)).into_iter().collect(), Reply::Taken))
+        }
         Command::AttemptEnded { attempt, outcome } => {
-            let (execution, task) = live_attempt(state, attempt)?;
-            Ok((attempt_ended(execution, task, attempt, *outcome), Reply::Taken))
+            let (execution, task) = attempt::live(state, attempt)?;
+            Ok((attempt::ended(execution, task, attempt, *outcome), Reply::Taken))
         }
         Command::Drain => Ok((Vec::new(), Reply::Taken)),
     }
 }
 
-/// The first deadline that has come. `None`: none has.
-pub fn due(state: &State, tick: Tick) -> Option<Decided> {
-    let (at, key) = state.deadlines.first()?;
-    if *at > tick.elapsed {
-        return None;
+/// What follows from the first deadline that has come. Empty: none has, or its execution is not here
+/// ([`State::due_elsewhere`]).
+pub fn due(state: &State, tick: Tick) -> Vec<Decided> {
+    let Some((_, id)) = state.deadlines.first().filter(|(at, _)| *at <= tick.elapsed) else { return Vec::new() };
+    let Some(execution) = state.executions.get(id) else { return Vec::new() };
+    let Some((_, what)) = execution.first_timer() else { return Vec::new() };
+    let Some(task) = what else { return control::out_of_time(execution) };
+    let waiting = &execution.tasks[task as usize];
+    let spec = execution.definition.task(task);
+    match waiting.status {
+        TaskStatus::Running => {
+            let timeout_micros = spec.timeout_micros.unwrap_or_default();
+            let (attempt, limit) = (waiting.attempt, TimeLimit::Attempt);
+            vec![of(execution, Event::TaskTimeoutReached { task, attempt, limit, timeout_micros })]
+        }
+        TaskStatus::Retrying => vec![of(execution, Event::TaskRetryDue { task })],
+        TaskStatus::Waiting => approval::out_of_time(execution, task),
+        _ => attempt::queued_too_long(execution, task),
     }
-    let execution = state.executions.get(&key.execution)?;
-    let timeout_micros = execution.definition.task(key.task).timeout_micros?;
-    let event = Event::TaskTimeoutReached { task: key.task, attempt: key.attempt, timeout_micros };
-    Some(of(execution, event))
 }
 
-/// What the machine does by itself now. `None`: nothing, until the next command or deadline.
-pub fn follow_up(state: &State, tick: Tick) -> Option<Decided> {
-    if let Some(id) = state.finishing.first() {
-        let execution = state.executions.get(id)?;
-        return Some(of(execution, Event::ExecutionEnded { end: end_of(execution) }));
+/// What the machine does by itself.
+#[derive(Debug, PartialEq)]
+pub enum FollowUp {
+    /// This happens, in order.
+    Decided(Vec<Decided>),
+    /// These results of tasks are needed first.
+    Needs(Vec<(ExecutionId, TaskIndex)>),
+    /// Nothing, until the next command or deadline.
+    Nothing,
+}
+
+/// What the machine does by itself now.
+pub fn follow_up(state: &State, tick: Tick) -> FollowUp {
+    if let Some(execution) = state.judging.first().and_then(|(id, _)| state.executions.get(id))
+        && let Some((_, task)) = state.judging.first()
+    {
+        return match judgement::judge(execution, *task, &state.results) {
+            Judgement::Events(events) => {
+                FollowUp::Decided(events.into_iter().map(|event| of(execution, event)).collect())
+            }
+            Judgement::Needs(tasks) => FollowUp::Needs(tasks.into_iter().map(|task| (execution.id, task)).collect()),
+        };
+    }
+    let turning = state.turning.first().and_then(|id| state.executions.get(id));
+    if let Some((execution, turn)) = turning.and_then(|execution| Some((execution, execution.turn()?))) {
+        return FollowUp::Decided(vec![of(execution, turn_event(execution, turn))]);
     }
     if state.draining || state.held {
-        return None;
+        return FollowUp::Nothing;
     }
-    let (id, task) = state.admission.next()?;
-    let execution = state.executions.get(&id)?;
+    let next = state.admission.next(tick.elapsed);
+    match next.and_then(|(id, task)| Some((state.executions.get(&id)?, task))) {
+        Some((execution, task)) => FollowUp::Decided(vec![of(execution, start_event(execution, task, tick))]),
+        None => FollowUp::Nothing,
+    }
+}
+
+fn turn_event(execution: &Execution, turn: Turn) -> Event {
+    match turn {
+        Turn::Start(role) => Event::HandlersStarted { role },
+        Turn::Skip(role) => Event::TasksSkipped {
+            tasks: execution.definition.tasks_of(role).collect(),
+            reason: "nothing failed".into(),
+        },
+        Turn::End(end) => Event::ExecutionEnded { end },
+    }
+}
+
+fn start_event(execution: &Execution, task: TaskIndex, tick: Tick) -> Event {
     let waiting = &execution.tasks[task as usize];
-    let event = Event::TaskStarted {
+    Event::TaskStarted {
         task,
         attempt: waiting.attempt + 1,
         ready_at: waiting.ready_at,
         queued_at: waiting.queued_at,
         waited: waited(execution, waiting, tick),
-    };
-    Some(of(execution, event))
+    }
 }
 
-fn of(execution: &Execution, event: Event) -> Decided {
-    Decided { workflow: execution.workflow.clone(), execution: Some(execution.id), event }
+/// Starts the newest version of a workflow.
+fn start(
+    state: &State,
+    execution: ExecutionId,
+    workflow: WorkflowId,
+    labels: BTreeMap<String, String>,
+    inputs: &Inputs,
+    trigger: Trigger,
+) -> Result<(Vec<Decided>, Reply), Rejection> {
+    let record = stored(state, &workflow)?;
+    let Content::Ready(definition) = &record.content else {
+        return Err(invalid_state(workflow, "execute", draft_words(&record.content)));
+    };
+    has_room_for(state, definition.task_count())?;
+    let inputs = match input::resolve(&definition.spec().inputs, &inputs.0) {
+        Ok(inputs) => inputs.into(),
+        Err(violations) => return Err(Rejection::InvalidInputs { workflow, violations }),
+    };
+    let mut all_labels = definition.spec().labels.clone();
+    all_labels.extend(labels);
+    let event = Event::ExecutionStarted {
+        version: record.version,
+        task_count: u32::try_from(definition.task_count()).expect("bounded by MAX_TASKS"),
+        labels: all_labels,
+        trigger,
+        inputs,
+        reused: Arc::default(),
+    };
+    let decided = Decided { workflow: Some(workflow), execution: Some(execution), event };
+    Ok((vec![decided], Reply::Executions(vec![execution])))
+}
+
+/// Whether so many more tasks may wait or run.
+///
+/// # Errors
+/// Where noxd shuts down, or the hard bound of the queue is reached.
+pub(super) fn has_room_for(state: &State, tasks: usize) -> Result<(), Rejection> {
+    accepts_work(state)?;
+    if state.hot_tasks + tasks > MAX_HOT_TASKS {
+        return Err(Rejection::QueueFull { tasks: state.hot_tasks });
+    }
+    Ok(())
+}
+
+fn set_limit(agent: Option<Arc<str>>, limit: Option<u32>) -> Result<(Vec<Decided>, Reply), Rejection> {
+    let words = match (&agent, limit) {
+        (None, None) => Some("noxd as a whole always has a limit; give a number".to_string()),
+        (_, Some(0)) => Some("a limit of 0 would let nothing run; it is at least 1".to_string()),
+        (_, Some(limit)) if limit > MAX_CONCURRENCY => Some(format!("the limit is at most {MAX_CONCURRENCY}")),
+        _ => None,
+    };
+    if let Some(words) = words {
+        return Err(Rejection::InvalidLimit(words));
+    }
+    let event = Event::ConcurrencyLimitSet { agent, limit };
+    Ok((vec![Decided { workflow: None, execution: None, event }], Reply::Taken))
+}
+
+pub(super) fn of(execution: &Execution, event: Event) -> Decided {
+    Decided { workflow: Some(execution.workflow.clone()), execution: Some(execution.id), event }
 }
 
 fn accepts_work(state: &State) -> Result<(), Rejection> {
     if state.draining { Err(Rejection::Draining) } else { Ok(()) }
 }
 
-fn stored<'a>(state: &'a State, id: &WorkflowId) -> Result<&'a Arc<WorkflowRecord>, Rejection> {
+pub(super) fn stored<'a>(state: &'a State, id: &WorkflowId) -> Result<&'a Arc<WorkflowRecord>, Rejection> {
     let record = state.workflows.get(id).filter(|record| !record.deleted);
     record.ok_or_else(|| Rejection::WorkflowNotFound(id.clone()))
 }
 
-fn invalid_state(workflow: WorkflowId, operation: &'static str, why: String) -> Rejection {
+pub(super) fn invalid_state(workflow: WorkflowId, operation: &'static str, why: String) -> Rejection {
     Rejection::InvalidWorkflowState { workflow, operation, why }
 }
 
@@ -143,7 +251,7 @@ fn changed(workflow: WorkflowId, change: WorkflowChange, record: WorkflowRecord)
     let version = record.version;
     let event = Event::WorkflowChanged { change, version, record: Some(Arc::new(record)) };
     let reply = Reply::Workflow { workflow: workflow.clone(), version };
-    (vec![Decided { workflow, execution: None, event }], reply)
+    (vec![Decided { workflow: Some(workflow), execution: None, event }], reply)
 }
 
 fn create_workflow(
@@ -210,190 +318,13 @@ fn delete_workflow(
     Ok(changed(id, WorkflowChange::Deleted, record))
 }
 
-/// Pause, resume, cancel (S-STATE-7, S-STATE-8).
-fn control(
-    state: &State,
-    operation: Operation,
-    workflow: WorkflowId,
-    id: ExecutionId,
-) -> Result<(Vec<Decided>, Reply), Rejection> {
-    let reply = Reply::Executions(vec![id]);
-    let not_found = || Rejection::ExecutionNotFound { workflow: workflow.clone(), execution: id };
-    if let Some((of_workflow, status)) = state.ended.get(&id) {
-        return match (operation, status) {
-            _ if *of_workflow != workflow => Err(not_found()),
-            (Operation::Cancel, ExecutionStatus::Cancelled) => Ok((Vec::new(), reply)),
-            _ => {
-                let why = format!("execution {id} has ended: it is {} for ever; execute it anew", status.as_str());
-                Err(invalid_state(workflow, operation.as_str(), why))
-            }
-        };
-    }
-    let execution = state.executions.get(&id).filter(|execution| execution.workflow == workflow);
-    let execution = execution.ok_or_else(not_found)?;
-    let mut decided = Vec::new();
-    match (operation, execution.status) {
-        (Operation::Pause | Operation::Resume, _) if execution.cancel_requested_at.is_some() => {
-            let why = format!("execution {id} is being cancelled");
-            return Err(invalid_state(workflow, operation.as_str(), why));
-        }
-        (Operation::Pause, ExecutionStatus::Running) => decided.push(of(execution, Event::ExecutionPaused)),
-        (Operation::Resume, ExecutionStatus::Paused) => decided.push(of(execution, Event::ExecutionResumed)),
-        (Operation::Cancel, _) if execution.cancel_requested_at.is_none() => cancel(execution, &mut decided),
-        _ => {}
-    }
-    Ok((decided, reply))
-}
-
-/// What a control of every active execution of a workflow is about.
-///
-/// # Errors
-/// No such workflow, or nothing of it is active.
-pub fn controlled(state: &State, operation: Operation, workflow: &WorkflowId) -> Result<Vec<ExecutionId>, Rejection> {
-    stored(state, workflow)?;
-    let active = state.active_of(workflow);
-    if active.is_empty() {
-        let why = "no execution of it is active; `noxctl workflow execute` starts one".into();
-        return Err(invalid_state(workflow.clone(), operation.as_str(), why));
-    }
-    Ok(active)
-}
-
-/// What has not started is CANCELLED at once; what runs is told to end.
-fn cancel(execution: &Execution, decided: &mut Vec<Decided>) {
-    let running = execution.counts.of(TaskStatus::Running);
-    decided.push(of(execution, Event::ExecutionCancelRequested { running }));
-    let not_started: Vec<TaskIndex> = (0..)
-        .zip(&execution.tasks)
-        .filter(|(_, state)| !state.status.is_terminal() && state.status != TaskStatus::Running)
-        .map(|(task, _)| task)
-        .collect();
-    for tasks in not_started.chunks(TASKS_AT_ONCE) {
-        decided.push(of(execution, Event::TasksCancelled { tasks: tasks.to_vec() }));
-    }
-}
-
-/// Fencing: only the live attempt is heard (S-SAFE-2).
-fn live_attempt(state: &State, key: AttemptKey) -> Result<(&Execution, &TaskState), Rejection> {
-    let execution = state.executions.get(&key.execution);
-    let task = execution.and_then(|execution| execution.tasks.get(key.task as usize));
-    match (execution, task) {
-        (Some(execution), Some(task)) if task.status == TaskStatus::Running && task.attempt == key.attempt => {
-            Ok((execution, task))
-        }
-        _ => Err(Rejection::StaleAttempt(key)),
-    }
-}
-
-fn attempt_ended(execution: &Execution, state: &TaskState, key: AttemptKey, outcome: AttemptOutcome) -> Vec<Decided> {
-    let spec = execution.definition.task(key.task);
-    let (end, error) = classify(spec.timeout_micros, state, &outcome);
-    let exit_code = match outcome.end {
-        AttemptEnd::Succeeded | AttemptEnd::OutputRefused(_) => Some(0),
-        AttemptEnd::ExitCode(code) => Some(code),
-        _ => None,
-    };
-    let result = AttemptResult {
-        started_at: state.attempt_started_at,
-        exit_code,
-        cpu_micros: outcome.cpu_micros,
-        peak_memory_bytes: outcome.peak_memory_bytes,
-        error: error.map(|(kind, message)| {
-            let signal = if let AttemptEnd::Signal(signal) = outcome.end { Some(signal) } else { None };
-            TaskError { kind, message, signal, stderr_tail: outcome.stderr_tail }
-        }),
-        output: outcome.output.filter(|_| end == TaskEnd::Completed),
-        previous: state.last_end,
-    };
-    let event = Event::TaskEnded { task: key.task, attempt: key.attempt, end, result: Box::new(result) };
-    let mut decided = vec![of(execution, event)];
-    if matches!(end, TaskEnd::Failed | TaskEnd::TimedOut) {
-        let affected = |task: TaskIndex| execution.tasks[task as usize].status == TaskStatus::Pending;
-        let tasks = execution.definition.graph().blocked_by(key.task, affected);
-        for tasks in tasks.chunks(TASKS_AT_ONCE) {
-            decided.push(of(execution, Event::TasksBlocked { tasks: tasks.to_vec(), cause: key.task }));
-        }
-    }
-    decided
-}
-
-/// What the end of an attempt means. What noxd wanted of it weighs more than how it went, unless it ended by itself.
-fn classify(
-    timeout_micros: Option<u64>,
-    state: &TaskState,
-    outcome: &AttemptOutcome,
-) -> (TaskEnd, Option<(ErrorKind, String)>) {
-    let failed = |kind, message: String| (TaskEnd::Failed, Some((kind, message)));
-    match (&outcome.end, state.stopping) {
-        (AttemptEnd::Succeeded, _) => (TaskEnd::Completed, None),
-        (AttemptEnd::Stopped | AttemptEnd::Interrupted(_), Some(StopCause::TimedOut)) => {
-            let limit = timeout_micros.map_or_else(String::new, |micros| format!(" of {}", seconds(micros)));
-            let words = format!("the attempt ran into its `timeout`{limit} and was ended");
-            (TaskEnd::TimedOut, Some((ErrorKind::Timeout, words)))
-        }
-        (AttemptEnd::Stopped | AttemptEnd::Interrupted(_), Some(StopCause::Cancelled)) => {
-            (TaskEnd::Cancelled, Some((ErrorKind::Cancelled, "the execution was cancelled".into())))
-        }
-        (AttemptEnd::Stopped, None) => interrupted(state, "noxd ended it"),
-        (AttemptEnd::Interrupted(why), None) => interrupted(state, why),
-        (AttemptEnd::ExitCode(code), _) => failed(ErrorKind::ExitCode, format!("exit code {code}")),
-        (AttemptEnd::Signal(signal), _) => {
-            failed(ErrorKind::Signal, format!("ended by signal {signal}{}", name_of(*signal)))
-        }
-        (AttemptEnd::NotSpawned(words), _) => failed(ErrorKind::Spawn, words.clone()),
-        (AttemptEnd::OutputRefused(words), _) => failed(ErrorKind::Output, words.clone()),
-    }
-}
-
-fn interrupted(state: &TaskState, why: &str) -> (TaskEnd, Option<(ErrorKind, String)>) {
-    if state.interruptions < MAX_INTERRUPTIONS {
-        return (TaskEnd::Interrupted, Some((ErrorKind::Lost, format!("{why}; the attempt does not count"))));
-    }
-    let words = format!("{why}, after {MAX_INTERRUPTIONS} interruptions before; the task is given up");
-    (TaskEnd::Failed, Some((ErrorKind::Lost, words)))
-}
-
-fn seconds(micros: u64) -> String {
-    let millis = micros / 1_000;
-    if millis.is_multiple_of(1_000) { format!("{} s", millis / 1_000) } else { format!("{millis} ms") }
-}
-
-/// Names of signals that people know by name; from signal(7) of Linux.
-fn name_of(signal: i32) -> &'static str {
-    match signal {
-        1 => " (SIGHUP)",
-        2 => " (SIGINT)",
-        3 => " (SIGQUIT)",
-        4 => " (SIGILL)",
-        6 => " (SIGABRT)",
-        7 => " (SIGBUS)",
-        8 => " (SIGFPE)",
-        9 => " (SIGKILL)",
-        11 => " (SIGSEGV)",
-        13 => " (SIGPIPE)",
-        15 => " (SIGTERM)",
-        24 => " (SIGXCPU)",
-        25 => " (SIGXFSZ)",
-        _ => "",
-    }
-}
-
-fn end_of(execution: &Execution) -> ExecutionEnd {
-    if execution.cancel_requested_at.is_some() {
-        ExecutionEnd::Cancelled
-    } else if execution.counts.failed() > 0 {
-        ExecutionEnd::Failed
-    } else {
-        ExecutionEnd::Completed
-    }
-}
-
 fn waited(execution: &Execution, state: &TaskState, tick: Tick) -> Waited {
     let span = |from: i64, to: i64| u64::try_from(to - from).unwrap_or(0);
     let pause = execution.paused_in_all(tick.wall).saturating_sub(state.paused_before);
     Waited {
         dependency: span(execution.started_at.0, state.ready_at.0),
         pause,
+        backoff: state.backoff_micros,
         limit: span(state.queued_at.0, tick.wall.0).saturating_sub(pause),
     }
 }

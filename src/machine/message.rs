@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     ids::{Actor, AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
-    workflow::{Definition, Violation, WorkflowSpec},
+    task::TaskStatus,
+    workflow::{Definition, Role, Violation, WorkflowSpec},
 };
 
 /// What somebody wants, or what the executor saw.
@@ -39,8 +40,37 @@ pub enum Command {
         workflow: WorkflowId,
         /// Over the workflow's own.
         labels: BTreeMap<String, String>,
+        /// What it is given, by the names that the workflow declares.
+        inputs: Inputs,
         /// What starts it.
         trigger: Trigger,
+    },
+    /// Run an execution that has ended again, keeping what was good of it.
+    RerunExecution {
+        /// The new one's id, made at the edge.
+        execution: ExecutionId,
+        /// The one that is repeated.
+        source: ExecutionId,
+        /// Ids of the tasks to do again, with all that comes after them; empty: those that did not succeed.
+        tasks: Vec<String>,
+    },
+    /// A person's answer to an approval.
+    ResolveApproval {
+        /// Of which execution.
+        execution: ExecutionId,
+        /// Id of the task that waits for it.
+        task: String,
+        /// Yes or no.
+        approved: bool,
+        /// In the person's words.
+        comment: String,
+    },
+    /// Change how many attempts may be alive at once.
+    SetConcurrencyLimit {
+        /// Of which agent; `None`: of all.
+        agent: Option<Arc<str>>,
+        /// How many; `None`: the agent has no limit of its own any more.
+        limit: Option<u32>,
     },
     /// Pause, resume or cancel one execution.
     Control {
@@ -58,6 +88,11 @@ pub enum Command {
         /// Which process.
         process: ProcessIdentity,
     },
+    /// A live attempt has shown no sign of life for its task's `idle_timeout`.
+    AttemptSilent {
+        /// Which attempt.
+        attempt: AttemptKey,
+    },
     /// An attempt is over, and no process of it is left.
     AttemptEnded {
         /// Which attempt.
@@ -74,12 +109,32 @@ impl Command {
     pub fn weight(&self) -> usize {
         match self {
             Self::CreateWorkflow { content } | Self::UpdateWorkflow { content, .. } => content.weight(),
-            Self::StartExecution { labels, .. } => labels_weight(labels),
+            Self::StartExecution { labels, inputs, .. } => labels_weight(labels) + inputs.weight(),
+            Self::ResolveApproval { comment, .. } => comment.len(),
             Self::AttemptEnded { outcome, .. } => {
                 outcome.stderr_tail.len() + outcome.output.as_ref().map_or(0, |output| output.json.len())
             }
             _ => 0,
         }
+    }
+}
+
+/// What an execution is given, by name, as it came: it is checked against the declarations of the version that runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inputs(pub Arc<serde_json::Map<String, serde_json::Value>>);
+
+impl Inputs {
+    fn weight(&self) -> usize {
+        // A bound from above: what is not text takes less.
+        fn of(value: &serde_json::Value) -> usize {
+            match value {
+                serde_json::Value::String(text) => text.len(),
+                serde_json::Value::Array(values) => values.iter().map(of).sum::<usize>() + 8,
+                serde_json::Value::Object(entries) => entries.iter().map(|(key, value)| key.len() + of(value)).sum(),
+                _ => 24,
+            }
+        }
+        self.0.iter().map(|(key, value)| key.len() + of(value)).sum()
     }
 }
 
@@ -169,6 +224,8 @@ impl WorkflowRecord {
 pub enum Trigger {
     /// A call.
     Manual,
+    /// A rerun of this execution.
+    Rerun(ExecutionId),
 }
 
 /// A process that cannot be taken for a later one with the same id.
@@ -217,6 +274,8 @@ pub enum AttemptEnd {
     NotSpawned(String),
     /// Its output cannot be taken.
     OutputRefused(String),
+    /// A placeholder could not be filled.
+    NotRendered(String),
     /// noxd ended it, since it was told to: by a cancel or a timeout.
     Stopped,
     /// noxd's own shutdown or crash ended it.
@@ -243,8 +302,8 @@ pub struct Recorded {
     pub elapsed: Elapsed,
     /// Who caused it.
     pub actor: Actor,
-    /// Which workflow it is about.
-    pub workflow: WorkflowId,
+    /// Which workflow it is about, if one.
+    pub workflow: Option<WorkflowId>,
     /// Which execution, if one.
     pub execution: Option<ExecutionId>,
     /// What happened.
@@ -273,6 +332,10 @@ pub enum Event {
         labels: BTreeMap<String, String>,
         /// What started it.
         trigger: Trigger,
+        /// What it was given, with the defaults of what it was not: a JSON object.
+        inputs: Arc<str>,
+        /// Tasks that keep the result that they have in the execution that this one repeats, ascending.
+        reused: Arc<[(TaskIndex, TaskStatus)]>,
     },
     /// No new attempt starts from here.
     ExecutionPaused,
@@ -280,13 +343,69 @@ pub enum Event {
     ExecutionResumed,
     /// A cancel was asked for. Running attempts are told to end.
     ExecutionCancelRequested {
-        /// How many were running.
+        /// How many were told.
         running: u32,
+        /// Whether it is the second one, which does not spare `finally` (S-STATE-5).
+        finally_too: bool,
+    },
+    /// A task failed, and the rest is not to be done. Running attempts are told to end.
+    ExecutionFailFast {
+        /// Which task.
+        cause: TaskIndex,
+        /// How many were told.
+        running: u32,
+    },
+    /// The execution's time is up. Running attempts are told to end.
+    ExecutionTimeoutReached {
+        /// The limit in microseconds.
+        timeout_micros: u64,
+        /// How many were told.
+        running: u32,
+    },
+    /// All tasks before are over: handlers have their turn.
+    HandlersStarted {
+        /// Which.
+        role: Role,
     },
     /// It ended.
     ExecutionEnded {
         /// How.
         end: ExecutionEnd,
+    },
+    /// A task's rule and conditions hold: it waits for a slot from here.
+    TaskReady {
+        /// Which task.
+        task: TaskIndex,
+    },
+    /// A condition could not be evaluated, and so is not met (S-COND-4).
+    ConditionError {
+        /// Of which task.
+        task: TaskIndex,
+        /// The condition as it was written.
+        expression: String,
+        /// What it looked at.
+        values: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A person is asked. The task waits, and holds no slot.
+    ApprovalRequested {
+        /// Which task.
+        task: TaskIndex,
+    },
+    /// A person answered.
+    ApprovalResolved {
+        /// Which task.
+        task: TaskIndex,
+        /// Yes or no.
+        approved: bool,
+        /// In the person's words.
+        comment: String,
+    },
+    /// The backoff of a task is over: it waits for a slot again.
+    TaskRetryDue {
+        /// Which task.
+        task: TaskIndex,
     },
     /// An attempt was admitted: it holds its slot from here.
     TaskStarted {
@@ -316,14 +435,16 @@ pub enum Event {
         task: TaskIndex,
         /// Which try.
         attempt: u32,
+        /// Which of the task's limits.
+        limit: TimeLimit,
         /// The limit in microseconds.
         timeout_micros: u64,
     },
-    /// An attempt is over.
+    /// An attempt is over, or a task without one.
     TaskEnded {
         /// Which task.
         task: TaskIndex,
-        /// Which try.
+        /// Which try; 0: it ended without one.
         attempt: u32,
         /// What it means for the task.
         end: TaskEnd,
@@ -337,10 +458,24 @@ pub enum Event {
         /// The task whose end is the cause.
         cause: TaskIndex,
     },
-    /// Tasks that had not started when the cancel came.
+    /// Tasks that are not to run: a condition or rule does not hold.
+    TasksSkipped {
+        /// Which, ascending.
+        tasks: Vec<TaskIndex>,
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// Tasks that had not started when the rest of the execution was called off.
     TasksCancelled {
         /// Which, ascending.
         tasks: Vec<TaskIndex>,
+    },
+    /// How many attempts may be alive at once was changed.
+    ConcurrencyLimitSet {
+        /// Of which agent; `None`: of all.
+        agent: Option<Arc<str>>,
+        /// How many; `None`: the agent has no limit of its own any more.
+        limit: Option<u32>,
     },
 }
 
@@ -352,12 +487,18 @@ impl Event {
         BASE + match self {
             Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| record.content.weight()),
             // Once in the event and once in the summary.
-            Self::ExecutionStarted { labels, .. } => 2 * labels_weight(labels),
+            Self::ExecutionStarted { labels, inputs, reused, .. } => {
+                2 * labels_weight(labels) + inputs.len() + 4 * reused.len()
+            }
             Self::TaskEnded { result, .. } => {
                 let error = result.error.as_ref().map_or(0, |error| error.message.len() + error.stderr_tail.len());
                 error + result.output.as_ref().map_or(0, |output| output.json.len())
             }
-            Self::TasksBlocked { tasks, .. } | Self::TasksCancelled { tasks } => 4 * tasks.len(),
+            Self::TasksBlocked { tasks, .. } | Self::TasksCancelled { tasks } | Self::TasksSkipped { tasks, .. } => {
+                4 * tasks.len()
+            }
+            Self::ApprovalResolved { comment, .. } => comment.len(),
+            Self::ConditionError { expression, values, message, .. } => expression.len() + values.len() + message.len(),
             _ => 0,
         }
     }
@@ -402,6 +543,30 @@ pub enum TaskEnd {
     Cancelled,
     /// QUEUED again: the attempt does not count (S-RETRY-7).
     Interrupted,
+    /// RETRYING: the next attempt is due after so many microseconds.
+    Retrying {
+        /// How many.
+        delay_micros: u64,
+    },
+}
+
+/// A limit of time that an attempt ran into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// `timeout`: of the attempt.
+    Attempt,
+    /// `idle_timeout`: of its silence.
+    Idle,
+}
+
+impl TimeLimit {
+    /// The field that sets it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempt => "timeout",
+            Self::Idle => "idle_timeout",
+        }
+    }
 }
 
 /// What is known of an attempt that is over.
@@ -453,12 +618,34 @@ pub enum ErrorKind {
     Output,
     /// It was cancelled.
     Cancelled,
+    /// A placeholder could not be filled.
+    Template,
+    /// The agent failed.
+    Agent,
+    /// The agent's quota was used up.
+    RateLimited,
+    /// A person said no.
+    Rejected,
+    /// A fault of noxd.
+    Internal,
 }
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Timeout, Self::ExitCode, Self::Signal, Self::Spawn, Self::Lost, Self::Output, Self::Cancelled];
+    pub const ALL: [Self; 12] = [
+        Self::Timeout,
+        Self::ExitCode,
+        Self::Signal,
+        Self::Spawn,
+        Self::Lost,
+        Self::Output,
+        Self::Cancelled,
+        Self::Template,
+        Self::Agent,
+        Self::RateLimited,
+        Self::Rejected,
+        Self::Internal,
+    ];
 
     /// The stable name.
     pub fn as_str(self) -> &'static str {
@@ -470,6 +657,11 @@ impl ErrorKind {
             Self::Lost => "LOST",
             Self::Output => "OUTPUT",
             Self::Cancelled => "CANCELLED",
+            Self::Template => "TEMPLATE",
+            Self::Agent => "AGENT",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::Rejected => "REJECTED",
+            Self::Internal => "INTERNAL",
         }
     }
 }
@@ -481,6 +673,8 @@ pub struct Waited {
     pub dependency: u64,
     /// For the execution to be resumed.
     pub pause: u64,
+    /// For the backoff of the attempt before.
+    pub backoff: u64,
     /// For a slot.
     pub limit: u64,
 }
@@ -496,6 +690,10 @@ pub enum Effect {
         workflow: WorkflowId,
         /// What to do is in its task.
         definition: Arc<Definition>,
+        /// What the execution was given: a JSON object.
+        inputs: Arc<str>,
+        /// What the task's placeholders may look at; `None`: it has none.
+        filling: Option<Box<Filling>>,
     },
     /// End an attempt: SIGTERM, grace, SIGKILL.
     StopAttempt {
@@ -506,13 +704,43 @@ pub enum Effect {
     },
 }
 
+/// What the placeholders of a task may look at, but for what tasks before it left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filling {
+    /// The version that runs.
+    pub version: u64,
+    /// When the execution started.
+    pub started_at: Timestamp,
+    /// The execution's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The tasks that they read, ascending.
+    pub reads: Vec<TaskRead>,
+}
+
+/// How a task stands whose result another one reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskRead {
+    /// Which task.
+    pub task: TaskIndex,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Its attempts, interrupted ones too.
+    pub attempts: u32,
+    /// The execution whose result it has.
+    pub source: ExecutionId,
+    /// Revision of its end there; 0: to be looked for, or it left nothing.
+    pub last_end: Revision,
+}
+
 /// Why noxd ends an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopCause {
     /// Its execution was cancelled.
     Cancelled,
-    /// Its time is up.
-    TimedOut,
+    /// Its own time is up, or its silence was too long.
+    TimedOut(TimeLimit),
+    /// Its execution's time is up.
+    ExecutionTimedOut,
 }
 
 /// Why a command was refused. Nothing changed.
@@ -542,6 +770,48 @@ pub enum Rejection {
         /// Which.
         execution: ExecutionId,
     },
+    /// No execution of that id.
+    #[error("execution {0} does not exist")]
+    NoSuchExecution(ExecutionId),
+    /// No task of that id in that execution.
+    #[error("execution {execution} has no task `{task}`")]
+    TaskNotFound {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Which task.
+        task: String,
+    },
+    /// What an execution was given is not what the workflow declares.
+    #[error("the inputs do not fit workflow `{workflow}`")]
+    InvalidInputs {
+        /// Which workflow.
+        workflow: WorkflowId,
+        /// All faults.
+        violations: Vec<Violation>,
+    },
+    /// The task does not wait for an answer.
+    #[error("task `{task}` of execution {execution} does not wait for an answer: {why}")]
+    NotWaiting {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Which task.
+        task: String,
+        /// What it is instead.
+        why: String,
+    },
+    /// Another person must answer.
+    #[error("`{actor}` may not answer task `{task}`; its approvers are {approvers}")]
+    NotAnApprover {
+        /// Which task.
+        task: String,
+        /// Who tried.
+        actor: String,
+        /// Who may.
+        approvers: String,
+    },
+    /// No limit at all.
+    #[error("{0}")]
+    InvalidLimit(String),
     /// Not in this state.
     #[error("cannot {operation} workflow `{workflow}`: {why}")]
     InvalidWorkflowState {

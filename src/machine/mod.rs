@@ -7,14 +7,24 @@
 //! Read [`message`] first (what goes in and out), then [`step`] (how they meet), then [`decide`] (the rules) and
 //! [`execution`] (what each event does).
 
+pub mod approval;
+pub mod attempt;
+pub mod condition;
+pub mod control;
 pub mod decide;
 pub mod dependency;
 pub mod execution;
+pub mod explain;
 pub mod expression;
 pub mod ids;
+pub mod input;
+pub mod judgement;
 pub mod message;
 pub mod parallel;
+pub mod placeholder;
 pub mod progress;
+pub mod rerun;
+pub mod retry;
 pub mod state;
 pub mod step;
 pub mod task;

@@ -9,11 +9,13 @@ use std::{
 };
 
 use super::{
-    execution::{Execution, ExecutionStatus},
-    ids::{AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
-    message::{Command, Content, Event, Recorded, WorkflowRecord},
+    execution::{Execution, ExecutionStatus, Moves},
+    ids::{AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Tick, Timestamp, WorkflowId},
+    judgement::{self, Results, TaskResult},
+    message::{Command, Content, Event, Recorded, Trigger, WorkflowRecord},
     parallel::Admission,
     task::TaskStatus,
+    workflow::Definition,
 };
 
 /// What the machine knows. Ordered maps only: the same commands give the same events everywhere.
@@ -32,11 +34,17 @@ pub struct State {
     pub(super) alive_of: BTreeMap<WorkflowId, BTreeSet<ExecutionId>>,
     /// Executions that have ended and that a command of this batch asks about.
     pub(super) ended: BTreeMap<ExecutionId, (WorkflowId, ExecutionStatus)>,
+    /// Executions that have ended and that a command of this batch repeats.
+    pub(super) sources: BTreeMap<ExecutionId, Arc<Execution>>,
     pub(super) admission: Admission,
-    /// Executions without open tasks, whose end is still to be decided.
-    pub(super) finishing: BTreeSet<ExecutionId>,
-    /// The one ordered structure for time: when it is due, and what.
-    pub(super) deadlines: BTreeSet<(Elapsed, AttemptKey)>,
+    /// Tasks whose rule and conditions are to be judged.
+    pub(super) judging: BTreeSet<(ExecutionId, TaskIndex)>,
+    /// What tasks of this batch left, or was loaded for conditions.
+    pub(super) results: Results,
+    /// Executions whose tasks leave nothing to do: handlers have their turn, or it ends.
+    pub(super) turning: BTreeSet<ExecutionId>,
+    /// The one ordered structure for time: when the first deadline of an execution is due.
+    pub(super) deadlines: BTreeSet<(Elapsed, ExecutionId)>,
 }
 
 /// What is always known of an execution that has not ended.
@@ -46,6 +54,23 @@ pub struct Alive {
     pub workflow: WorkflowId,
     /// RUNNING or PAUSED.
     pub status: ExecutionStatus,
+    /// When its first deadline is due.
+    pub wake: Option<Elapsed>,
+    /// What its row says, so that it is written only when that changes.
+    pub mark: Mark,
+}
+
+/// What the row of an execution that has not ended says to a noxd that starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mark {
+    /// It has work: load it.
+    #[default]
+    Hot,
+    /// It has nothing to do until its first deadline, or until somebody tells it.
+    Dormant {
+        /// When its first deadline is due.
+        wake: Option<Elapsed>,
+    },
 }
 
 /// What must be loaded before a command can be decided.
@@ -55,6 +80,8 @@ pub struct Needs {
     pub workflows: Vec<WorkflowId>,
     /// Executions; alive ones whole, ended ones by their status.
     pub executions: Vec<ExecutionId>,
+    /// Executions, whole, whether they have ended or not.
+    pub sources: Vec<ExecutionId>,
 }
 
 impl State {
@@ -72,8 +99,11 @@ impl State {
             alive: BTreeMap::new(),
             alive_of: BTreeMap::new(),
             ended: BTreeMap::new(),
+            sources: BTreeMap::new(),
             admission: Admission::new(concurrency_limit),
-            finishing: BTreeSet::new(),
+            judging: BTreeSet::new(),
+            results: Results::new(),
+            turning: BTreeSet::new(),
             deadlines: BTreeSet::new(),
         }
     }
@@ -89,6 +119,11 @@ impl State {
     /// ends as ever, and nothing is refused.
     pub fn hold_admission(&mut self, held: bool) {
         self.held = held;
+    }
+
+    /// A limit that was set before the start.
+    pub fn set_limit(&mut self, agent: Option<&str>, limit: u32) {
+        self.admission.set_limit(agent, Some(limit));
     }
 
     /// Active executions of a workflow, oldest first.
@@ -153,12 +188,27 @@ impl State {
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
             Command::Control { workflow: id, execution, .. } => {
                 workflow(id);
-                needs.executions = vec![*execution];
-                needs.executions.retain(|id| !self.executions.contains_key(id) && !self.ended.contains_key(id));
+                needs.executions.push(*execution);
             }
-            Command::AttemptSpawned { .. } | Command::AttemptEnded { .. } | Command::Drain => {}
+            Command::ResolveApproval { execution, .. } => needs.executions.push(*execution),
+            Command::RerunExecution { source, .. } => match self.sources.get(source) {
+                Some(found) => workflow(&found.workflow),
+                None => needs.sources.push(*source),
+            },
+            Command::AttemptSpawned { .. }
+            | Command::AttemptSilent { .. }
+            | Command::AttemptEnded { .. }
+            | Command::SetConcurrencyLimit { .. }
+            | Command::Drain => {}
         }
+        needs.executions.retain(|id| !self.executions.contains_key(id) && !self.ended.contains_key(id));
         needs
+    }
+
+    /// Executions that are not here and whose first deadline has come, at most so many.
+    pub fn due_elsewhere(&self, tick: Tick, most: usize) -> Vec<ExecutionId> {
+        let due = self.deadlines.iter().take_while(|(at, _)| *at <= tick.elapsed).map(|(_, id)| *id);
+        due.filter(|id| !self.executions.contains_key(id)).take(most).collect()
     }
 
     /// Whether a workflow's record is here.
@@ -176,37 +226,80 @@ impl State {
         self.ended.insert(id, (workflow, status));
     }
 
+    /// Gives an execution that was asked for as the source of another one.
+    pub fn load_source(&mut self, execution: Execution) {
+        self.sources.insert(execution.id, Arc::new(execution));
+    }
+
+    /// Gives what a task left, which conditions need.
+    pub fn load_result(&mut self, execution: ExecutionId, task: TaskIndex, result: TaskResult) {
+        self.results.insert((execution, task), result);
+    }
+
     /// Gives an execution that has not ended and was needed, or found at recovery.
-    pub fn load_execution(&mut self, execution: Execution) {
+    pub fn load_execution(&mut self, mut execution: Execution) {
         let id = execution.id;
-        self.index_alive(id, execution.workflow.clone(), execution.status);
+        execution.forget_attempt_deadlines();
+        self.index_alive(&execution);
+        let definition = Arc::clone(&execution.definition);
         for (task, state) in (0..).zip(&execution.tasks) {
             match state.status {
-                // Whose noxd is gone has no deadline any more: it is ended anyway, and does not count (S-RETRY-7).
                 TaskStatus::Running => {
-                    self.admission.found_alive(AttemptKey { execution: id, task, attempt: state.attempt });
+                    let attempt = AttemptKey { execution: id, task, attempt: state.attempt };
+                    self.admission.found_alive(attempt, &definition);
                 }
                 TaskStatus::Queued if execution.status == ExecutionStatus::Running => {
-                    self.admission.enqueue(id, task, execution.definition.task(task).priority);
+                    self.admission.enqueue(id, task, &definition, state.queued_since);
+                }
+                TaskStatus::Pending if is_judgeable(&execution, task) => {
+                    self.judging.insert((id, task));
                 }
                 _ => {}
             }
         }
-        if execution.open_tasks() == 0 {
-            self.finishing.insert(id);
-        }
         self.hold(execution);
+        self.look_at(id);
+    }
+
+    /// Takes note of an execution that has not ended and has nothing to do for now: it is not loaded.
+    pub fn note_dormant(&mut self, id: ExecutionId, workflow: WorkflowId, status: ExecutionStatus, wake: Option<Elapsed>) {
+        let workflow = self.alive_of.get_key_value(&workflow).map_or(workflow, |(known, _)| known.clone());
+        self.alive_of.entry(workflow.clone()).or_default().insert(id);
+        self.deadlines.extend(wake.map(|at| (at, id)));
+        self.alive.insert(id, Alive { workflow, status, wake, mark: Mark::Dormant { wake } });
+    }
+
+    /// What the row of an execution that has not ended is to say, where that is not what it says.
+    pub fn new_mark(&self, id: ExecutionId) -> Option<Mark> {
+        let alive = self.alive.get(&id)?;
+        let mark = if self.has_work(id) { Mark::Hot } else { Mark::Dormant { wake: alive.wake } };
+        (mark != alive.mark).then_some(mark)
+    }
+
+    /// Takes note of what the row of an execution says now.
+    pub fn mark_written(&mut self, id: ExecutionId, mark: Mark) {
+        if let Some(alive) = self.alive.get_mut(&id) {
+            alive.mark = mark;
+        }
+    }
+
+    fn has_work(&self, id: ExecutionId) -> bool {
+        self.admission.concerns(id)
+            || self.turning.contains(&id)
+            || self.judging.range((id, 0)..).next().is_some_and(|(other, _)| *other == id)
     }
 
     /// Drops what no pending work concerns. Called between batches, when everything is in the store.
     pub fn drop_idle(&mut self, touched: impl IntoIterator<Item = ExecutionId>) {
         for id in touched {
-            if !self.admission.concerns(id) && !self.finishing.contains(&id) {
+            if !self.has_work(id) {
                 let dropped = self.executions.remove(&id);
                 self.hot_tasks -= dropped.map_or(0, |execution| execution.tasks.len());
             }
         }
         self.ended.clear();
+        self.sources.clear();
+        self.results.clear();
         // Records are cheap to load and definitions are shared with hot executions; only many are a burden.
         const KEPT_WORKFLOWS: usize = 1_024;
         while self.workflows.len() > KEPT_WORKFLOWS {
@@ -219,36 +312,51 @@ impl State {
         self.revision = recorded.revision;
         self.wall = recorded.time;
         self.elapsed = recorded.elapsed;
-        if let Event::WorkflowChanged { record: Some(record), .. } = &recorded.event {
-            self.workflows.insert(recorded.workflow.clone(), Arc::clone(record));
-        }
-        let Some(id) = recorded.execution else { return };
-        let mut queued = Vec::new();
-        if matches!(recorded.event, Event::ExecutionStarted { .. }) {
-            self.begin(id, recorded, &mut queued);
-        }
-        self.clear_deadlines(id, &recorded.event);
-        let Some(execution) = self.executions.get_mut(&id) else { return };
-        if !matches!(recorded.event, Event::ExecutionStarted { .. }) {
-            execution.evolve(recorded, &mut queued);
-        }
-        if execution.status == ExecutionStatus::Running {
-            for &task in &queued {
-                self.admission.enqueue(id, task, execution.definition.task(task).priority);
+        match (&recorded.event, &recorded.workflow, recorded.execution) {
+            (Event::WorkflowChanged { record: Some(record), .. }, Some(id), _) => {
+                self.workflows.insert(id.clone(), Arc::clone(record));
             }
+            (Event::ConcurrencyLimitSet { agent, limit }, ..) => self.admission.set_limit(agent.as_deref(), *limit),
+            (_, _, Some(id)) => self.follow(id, recorded),
+            _ => {}
         }
-        if execution.open_tasks() == 0 && !execution.status.is_terminal() {
-            self.finishing.insert(id);
-        }
-        self.follow(id, recorded);
     }
 
-    fn begin(&mut self, id: ExecutionId, recorded: &Recorded, queued: &mut Vec<TaskIndex>) {
-        let Some(record) = self.workflows.get(&recorded.workflow) else { return };
-        let Content::Ready(definition) = &record.content else { return };
-        if let Some(execution) = Execution::begin(recorded, Arc::clone(definition), queued) {
-            self.index_alive(id, execution.workflow.clone(), execution.status);
+    fn follow(&mut self, id: ExecutionId, recorded: &Recorded) {
+        let mut moves = Moves::default();
+        if matches!(recorded.event, Event::ExecutionStarted { .. }) {
+            self.begin(recorded, &mut moves);
+        } else if let Some(execution) = self.executions.get_mut(&id) {
+            let was_paused = execution.status == ExecutionStatus::Paused;
+            execution.evolve(recorded, &mut moves);
+            let goes_on = was_paused && execution.status == ExecutionStatus::Running;
+            if goes_on {
+                // What was queued meanwhile is among them.
+                moves.queued = execution.tasks_in(TaskStatus::Queued).collect();
+            }
+        }
+        self.index_moves(id, moves);
+        self.index_event(id, recorded);
+        self.look_at(id);
+    }
+
+    fn begin(&mut self, recorded: &Recorded, moves: &mut Moves) {
+        let Event::ExecutionStarted { trigger, .. } = &recorded.event else { return };
+        let definition = match trigger {
+            Trigger::Rerun(source) => self.sources.get(source).map(|source| Arc::clone(&source.definition)),
+            Trigger::Manual => recorded.workflow.as_ref().and_then(|id| self.ready(id)),
+        };
+        let execution = definition.and_then(|definition| Execution::begin(recorded, definition, moves));
+        if let Some(execution) = execution {
+            self.index_alive(&execution);
             self.hold(execution);
+        }
+    }
+
+    fn ready(&self, id: &WorkflowId) -> Option<Arc<Definition>> {
+        match &self.workflows.get(id)?.content {
+            Content::Ready(definition) => Some(Arc::clone(definition)),
+            Content::Draft { .. } => None,
         }
     }
 
@@ -258,59 +366,76 @@ impl State {
         self.hot_tasks -= before.map_or(0, |execution| execution.tasks.len());
     }
 
-    fn index_alive(&mut self, id: ExecutionId, workflow: WorkflowId, status: ExecutionStatus) {
+    fn index_alive(&mut self, execution: &Execution) {
+        let (id, workflow, status) = (execution.id, &execution.workflow, execution.status);
+        if let Some(alive) = self.alive.get_mut(&id) {
+            alive.status = status;
+            return;
+        }
+        let workflow = self.alive_of.get_key_value(workflow).map_or(workflow, |(known, _)| known).clone();
         self.alive_of.entry(workflow.clone()).or_default().insert(id);
-        self.alive.insert(id, Alive { workflow, status });
+        self.alive.insert(id, Alive { workflow, status, wake: None, mark: Mark::Hot });
+    }
+
+    fn index_moves(&mut self, id: ExecutionId, moves: Moves) {
+        let Some(execution) = self.executions.get(&id) else { return };
+        for task in moves.unqueued {
+            self.admission.withdraw_task(id, task);
+        }
+        if execution.status == ExecutionStatus::Running {
+            for task in moves.queued {
+                let state = &execution.tasks[task as usize];
+                self.admission.enqueue(id, task, &execution.definition, state.queued_since);
+            }
+        }
+        for task in moves.judged {
+            self.judging.remove(&(id, task));
+        }
+        // A later part of the same event may have settled them.
+        let open = moves.judgeable.into_iter().filter(|task| is_judgeable(execution, *task));
+        self.judging.extend(open.map(|task| (id, task)));
     }
 
     /// Keeps the index true to what the event did to the execution.
-    fn follow(&mut self, id: ExecutionId, recorded: &Recorded) {
+    fn index_event(&mut self, id: ExecutionId, recorded: &Recorded) {
         match &recorded.event {
             Event::ExecutionPaused => {
                 self.admission.withdraw(id);
                 self.set_alive_status(id, ExecutionStatus::Paused);
             }
-            Event::ExecutionResumed => {
+            Event::ExecutionResumed | Event::ExecutionCancelRequested { .. } => {
                 self.set_alive_status(id, ExecutionStatus::Running);
-                let Some(execution) = self.executions.get(&id) else { return };
-                for task in execution.tasks_in(TaskStatus::Queued) {
-                    self.admission.enqueue(id, task, execution.definition.task(task).priority);
-                }
             }
-            Event::ExecutionCancelRequested { .. } => self.admission.withdraw(id),
             Event::ExecutionEnded { .. } => self.forget(id),
             Event::TaskStarted { task, attempt, .. } => {
-                let key = AttemptKey { execution: id, task: *task, attempt: *attempt };
-                let Some(execution) = self.executions.get(&id) else { return };
-                self.admission.admit(key, execution.definition.task(*task).priority);
-                self.deadlines.extend(execution.tasks[*task as usize].deadline.map(|at| (at, key)));
+                self.admission.admit(AttemptKey { execution: id, task: *task, attempt: *attempt }, recorded.elapsed);
             }
-            Event::TaskEnded { task, attempt, .. } => {
+            Event::TaskEnded { task, attempt, result, .. } => {
                 self.admission.release(AttemptKey { execution: id, task: *task, attempt: *attempt });
+                let looked_at = self.executions.get(&id).is_some_and(|held| held.definition.is_looked_at(*task));
+                if looked_at {
+                    let output = result.output.as_ref().map(|output| Arc::clone(&output.json));
+                    self.results.insert((id, *task), TaskResult { output, exit_code: result.exit_code });
+                }
             }
-            Event::TaskTimeoutReached { .. }
-            | Event::WorkflowChanged { .. }
-            | Event::ExecutionStarted { .. }
-            | Event::TaskSpawned { .. }
-            | Event::TasksBlocked { .. }
-            | Event::TasksCancelled { .. } => {}
+            _ => {}
         }
     }
 
-    /// Deadlines of attempts that the event ends or tells to end.
-    fn clear_deadlines(&mut self, id: ExecutionId, event: &Event) {
-        let Some(execution) = self.executions.get(&id) else { return };
-        let mut clear = |key: AttemptKey| {
-            if let Some(at) = execution.tasks[key.task as usize].deadline {
-                self.deadlines.remove(&(at, key));
+    /// Keeps the execution's first deadline, and whether it has a turn to take, in the index.
+    fn look_at(&mut self, id: ExecutionId) {
+        let (Some(execution), Some(alive)) = (self.executions.get(&id), self.alive.get_mut(&id)) else { return };
+        let wake = execution.first_timer().map(|(at, _)| at);
+        if wake != alive.wake {
+            if let Some(before) = std::mem::replace(&mut alive.wake, wake) {
+                self.deadlines.remove(&(before, id));
             }
-        };
-        match event {
-            Event::TaskTimeoutReached { task, attempt, .. } | Event::TaskEnded { task, attempt, .. } => {
-                clear(AttemptKey { execution: id, task: *task, attempt: *attempt });
-            }
-            Event::ExecutionCancelRequested { .. } => self.admission.live_of(id).for_each(clear),
-            _ => {}
+            self.deadlines.extend(wake.map(|at| (at, id)));
+        }
+        if execution.turn().is_some() {
+            self.turning.insert(id);
+        } else {
+            self.turning.remove(&id);
         }
     }
 
@@ -321,8 +446,11 @@ impl State {
     }
 
     fn forget(&mut self, id: ExecutionId) {
-        self.finishing.remove(&id);
+        self.turning.remove(&id);
         let Some(alive) = self.alive.remove(&id) else { return };
+        if let Some(at) = alive.wake {
+            self.deadlines.remove(&(at, id));
+        }
         if let Some(of_workflow) = self.alive_of.get_mut(&alive.workflow) {
             of_workflow.remove(&id);
             if of_workflow.is_empty() {
@@ -333,4 +461,12 @@ impl State {
             self.ended.insert(id, (alive.workflow, execution.status));
         }
     }
+}
+
+fn is_judgeable(execution: &Execution, task: TaskIndex) -> bool {
+    let (definition, state) = (&execution.definition, &execution.tasks[task as usize]);
+    state.status == TaskStatus::Pending
+        && !definition.is_plain(task)
+        && execution.has_turn(definition.role(task))
+        && judgement::rule(definition, task, state) != judgement::Rule::Open
 }

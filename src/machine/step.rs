@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::{
-    decide::{self, Decided},
-    ids::{Actor, AttemptKey, Tick},
-    message::{Command, Effect, Event, Recorded, Rejection, Reply, StopCause},
+    decide::{self, Decided, FollowUp},
+    execution::Execution,
+    ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick},
+    message::{Command, Effect, Event, Recorded, Rejection, Reply, StopCause, Filling, TaskRead, Trigger},
     state::State,
 };
 
@@ -25,6 +26,9 @@ pub struct Step {
     pub events: Vec<Arc<Recorded>>,
     /// What the executor is to do.
     pub effects: Vec<Effect>,
+    /// What tasks left that conditions look at and that is not here: load it ([`State::load_result`]), then
+    /// [`Machine::settle`] until it is empty. Only then is the step whole.
+    pub needs: Vec<(ExecutionId, TaskIndex)>,
 }
 
 impl Machine {
@@ -63,10 +67,14 @@ impl Machine {
     pub fn apply_due(&mut self, tick: Tick, most: usize, step: &mut Step) -> usize {
         let tick = self.forward(tick);
         let mut applied = 0;
-        while applied < most
-            && let Some(decided) = decide::due(&self.state, tick)
-        {
-            self.record(decided, &Actor::Noxd, tick, step);
+        while applied < most {
+            let decided = decide::due(&self.state, tick);
+            if decided.is_empty() {
+                break;
+            }
+            for one in decided {
+                self.record(one, &Actor::Noxd, tick, step);
+            }
             applied += 1;
         }
         self.settle(tick, step);
@@ -79,10 +87,23 @@ impl Machine {
         Tick { wall: tick.wall.max(wall), elapsed: tick.elapsed.max(elapsed), ..tick }
     }
 
-    /// What the machine does by itself now.
-    fn settle(&mut self, tick: Tick, step: &mut Step) {
-        while let Some(decided) = decide::follow_up(&self.state, tick) {
-            self.record(decided, &Actor::Noxd, tick, step);
+    /// What the machine does by itself now, until it has no more to do or needs something.
+    pub fn settle(&mut self, tick: Tick, step: &mut Step) {
+        let tick = self.forward(tick);
+        step.needs.clear();
+        loop {
+            match decide::follow_up(&self.state, tick) {
+                FollowUp::Decided(decided) => {
+                    for one in decided {
+                        self.record(one, &Actor::Noxd, tick, step);
+                    }
+                }
+                FollowUp::Needs(needs) => {
+                    step.needs = needs;
+                    return;
+                }
+                FollowUp::Nothing => return,
+            }
         }
     }
 
@@ -103,27 +124,51 @@ impl Machine {
 
     /// Effects follow from events.
     fn effects_of(&self, recorded: &Recorded, effects: &mut Vec<Effect>) {
-        let Some(id) = recorded.execution else { return };
+        let Some(execution) = recorded.execution.and_then(|id| self.state.execution(id)) else { return };
+        let key = |task, attempt| AttemptKey { execution: execution.id, task, attempt };
         match &recorded.event {
-            Event::TaskStarted { task, attempt, .. } => {
-                let Some(execution) = self.state.execution(id) else { return };
-                effects.push(Effect::StartAttempt {
-                    attempt: AttemptKey { execution: id, task: *task, attempt: *attempt },
-                    workflow: recorded.workflow.clone(),
-                    definition: Arc::clone(&execution.definition),
-                });
-            }
-            Event::TaskTimeoutReached { task, attempt, .. } => effects.push(Effect::StopAttempt {
-                attempt: AttemptKey { execution: id, task: *task, attempt: *attempt },
-                cause: StopCause::TimedOut,
+            Event::TaskStarted { task, attempt, .. } => effects.push(Effect::StartAttempt {
+                attempt: key(*task, *attempt),
+                workflow: execution.workflow.clone(),
+                definition: Arc::clone(&execution.definition),
+                inputs: Arc::clone(&execution.inputs),
+                filling: filling(execution, *task),
             }),
-            Event::ExecutionCancelRequested { .. } => {
-                let live = self.state.admission().live_of(id);
-                effects.extend(live.map(|attempt| Effect::StopAttempt { attempt, cause: StopCause::Cancelled }));
+            Event::TaskTimeoutReached { task, attempt, limit, .. } => effects
+                .push(Effect::StopAttempt { attempt: key(*task, *attempt), cause: StopCause::TimedOut(*limit) }),
+            Event::ExecutionCancelRequested { .. }
+            | Event::ExecutionFailFast { .. }
+            | Event::ExecutionTimeoutReached { .. } => {
+                let cause = match &recorded.event {
+                    Event::ExecutionTimeoutReached { .. } => StopCause::ExecutionTimedOut,
+                    _ => StopCause::Cancelled,
+                };
+                let told = |attempt: &AttemptKey| execution.tasks[attempt.task as usize].stopping == Some(cause);
+                let live = self.state.admission().live_of(execution.id).filter(told);
+                effects.extend(live.map(|attempt| Effect::StopAttempt { attempt, cause }));
             }
             _ => {}
         }
     }
+}
+
+/// What the placeholders of a task may look at.
+fn filling(execution: &Execution, task: TaskIndex) -> Option<Box<Filling>> {
+    let read = execution.definition.reads_of(task)?.iter();
+    let reads = read.map(|&task| {
+        let state = &execution.tasks[task as usize];
+        let source = match execution.trigger {
+            Trigger::Rerun(source) if state.reused => source,
+            _ => execution.id,
+        };
+        TaskRead { task, status: state.status, attempts: state.attempt, source, last_end: state.last_end }
+    });
+    Some(Box::new(Filling {
+        version: execution.version,
+        started_at: execution.started_at,
+        labels: execution.labels.clone(),
+        reads: reads.collect(),
+    }))
 }
 
 #[cfg(test)]

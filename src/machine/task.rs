@@ -57,6 +57,23 @@ impl TaskStatus {
         Self::Cancelled,
     ];
 
+    /// As people read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Waiting => "WAITING",
+            Self::Queued => "QUEUED",
+            Self::Running => "RUNNING",
+            Self::Retrying => "RETRYING",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+            Self::TimedOut => "TIMED_OUT",
+            Self::Skipped => "SKIPPED",
+            Self::Blocked => "BLOCKED",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+
     /// The status of that number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|status| *status as u8 == number)
@@ -67,9 +84,9 @@ impl TaskStatus {
         self >= Self::Completed
     }
 
-    /// Whether dependents may run after it, under the default trigger rule (S-DEP-1).
-    pub fn satisfies_dependents(self) -> bool {
-        matches!(self, Self::Completed | Self::Skipped)
+    /// Whether it counts as failed for trigger rules (S-DEP-3).
+    pub fn has_failed(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut | Self::Blocked | Self::Cancelled)
     }
 
     /// The table: every pair that is not in it is a fault of noxd (S-STATE-2).
@@ -93,22 +110,34 @@ impl TaskStatus {
 pub struct TaskState {
     /// Where it stands.
     pub status: TaskStatus,
-    /// Dependencies that are not fulfilled yet.
+    /// Dependencies that have not ended.
     pub remaining: u32,
+    /// Dependencies that were SKIPPED.
+    pub skipped: u32,
+    /// Dependencies that failed, whether that was allowed or not.
+    pub failed: u32,
+    /// Whether one failed of which that was not allowed.
+    pub broken: bool,
     /// The newest attempt, from 1; 0 before the first.
     pub attempt: u32,
     /// Attempts that were interrupted and so do not count.
     pub interruptions: u32,
     /// Why the live attempt was told to end.
     pub stopping: Option<StopCause>,
-    /// When the live attempt's time is up.
+    /// When what it does now, or waits for, has taken too long; while RETRYING, when the next attempt is due.
     pub deadline: Option<Elapsed>,
+    /// The same on people's clocks, as it was foreseen.
+    pub deadline_at: Timestamp,
     /// The task whose end blocked it.
     pub blocked_by: Option<TaskIndex>,
     /// When its last dependency ended.
     pub ready_at: Timestamp,
     /// When it came into the queue.
     pub queued_at: Timestamp,
+    /// The same on noxd's own clock.
+    pub queued_since: Elapsed,
+    /// How long the backoff before its newest turn in the queue was, in microseconds.
+    pub backoff_micros: u64,
     /// How long its execution had been paused in all when it came into the queue, in microseconds.
     pub paused_before: u64,
     /// When its first attempt was admitted.
@@ -119,6 +148,8 @@ pub struct TaskState {
     pub completed_at: Option<Timestamp>,
     /// Process id of the live attempt.
     pub pid: u32,
+    /// Whether its result is that of the execution which this one repeats.
+    pub reused: bool,
     /// Revision of the end of its newest ended attempt; 0: none has ended.
     pub last_end: Revision,
 }
@@ -129,19 +160,39 @@ impl TaskState {
         Self {
             status: TaskStatus::Pending,
             remaining,
+            skipped: 0,
+            failed: 0,
+            broken: false,
             attempt: 0,
             interruptions: 0,
             stopping: None,
             deadline: None,
+            deadline_at: Timestamp(0),
             blocked_by: None,
             ready_at: Timestamp(0),
             queued_at: Timestamp(0),
+            queued_since: Elapsed(0),
+            backoff_micros: 0,
             paused_before: 0,
             started_at: None,
             attempt_started_at: Timestamp(0),
             completed_at: None,
             pid: 0,
+            reused: false,
             last_end: 0,
+        }
+    }
+
+    /// Takes note that a dependency ended so.
+    pub fn dependency_ended(&mut self, status: TaskStatus, excused: bool) {
+        self.remaining = self.remaining.saturating_sub(1);
+        match status {
+            TaskStatus::Skipped => self.skipped += 1,
+            status if status.has_failed() => {
+                self.failed += 1;
+                self.broken |= !excused;
+            }
+            _ => {}
         }
     }
 
@@ -162,10 +213,14 @@ pub fn remedy(error: &TaskError, exit_code: Option<i32>) -> &'static str {
         }
         (ErrorKind::Signal, ..) => "the program crashed or somebody else ended it; its log and core dump say why",
         (ErrorKind::Spawn, ..) => "correct `command.argv`, `command.working_dir` or PATH, then execute again",
-        (ErrorKind::Timeout, ..) => "raise the task's `timeout`, or find what it waited for in its log",
+        (ErrorKind::Timeout, ..) => "raise the limit that the message names, or find what it waited for in its log",
         (ErrorKind::Output, ..) => "with `output_format: JSON` write one JSON document of at most 1 MiB",
         (ErrorKind::Lost, ..) => "noxd went down under it too often; see noxd's own log, then execute again",
-        (ErrorKind::Cancelled, ..) => "",
+        (ErrorKind::Template, ..) => "correct the placeholder, or give the task before it an output that has the value",
+        (ErrorKind::Agent, ..) => "see the attempt's log for what the agent said",
+        (ErrorKind::RateLimited, ..) => "wait for the agent's quota to be renewed",
+        (ErrorKind::Internal, ..) => "see noxd's own log, and report it",
+        (ErrorKind::Rejected | ErrorKind::Cancelled, ..) => "",
     }
 }
 

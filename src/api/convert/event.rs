@@ -7,8 +7,8 @@ use crate::{
     engine::read::{ReadError, Reads},
     machine::{
         ids::{ExecutionId, TaskIndex},
-        message::{Event, ExecutionEnd, Recorded, TaskEnd, Waited, WorkflowChange},
-        workflow::Definition,
+        message::{Event, ExecutionEnd, Recorded, TaskEnd, Trigger, Waited, WorkflowChange},
+        workflow::{Action, Definition},
     },
     proto::v1::{self, event::Kind},
 };
@@ -40,12 +40,21 @@ impl EventRenderer {
             (Event::ExecutionEnded { end: ExecutionEnd::Failed }, Some(id)) => {
                 Kind::ExecutionFailed(v1::ExecutionFailed { error: self.first_failure(id, recorded, &name)? })
             }
+            (Event::ApprovalRequested { task }, _) => {
+                Kind::ApprovalRequested(match definition.as_ref().map(|d| &d.task(*task).action) {
+                    Some(Some(Action::Approval(approval))) => v1::ApprovalRequested {
+                        prompt: approval.prompt.clone(),
+                        approvers: approval.approvers.clone(),
+                    },
+                    _ => v1::ApprovalRequested::default(),
+                })
+            }
             (event, _) => kind_of(event, recorded, &name),
         };
         Ok(v1::Event {
             revision: recorded.revision,
             time: Some(timestamp(recorded.time)),
-            workflow_id: recorded.workflow.as_str().into(),
+            workflow_id: recorded.workflow.as_ref().map(|id| id.as_str().into()).unwrap_or_default(),
             execution_id: recorded.execution.map(|id| id.to_string()).unwrap_or_default(),
             task_id: task.map(name).unwrap_or_default(),
             attempt,
@@ -67,7 +76,9 @@ impl EventRenderer {
                 summary.ok_or_else(|| ReadError::Missing(format!("execution {id}")))?.version
             }
         };
-        let definition = self.reads.definition(&recorded.workflow, version)?;
+        let workflow = recorded.workflow.as_ref();
+        let workflow = workflow.ok_or_else(|| ReadError::Missing(format!("the workflow of execution {id}")))?;
+        let definition = self.reads.definition(workflow, version)?;
         self.last = Some((id, Arc::clone(&definition)));
         Ok(definition)
     }
@@ -78,10 +89,12 @@ impl EventRenderer {
         recorded: &Recorded,
         name: &dyn Fn(TaskIndex) -> String,
     ) -> Result<Option<v1::ExecutionError>, ReadError> {
-        let failure = self.reads.summary(id)?.and_then(|summary| summary.first_failure);
-        let Some((task, revision)) = failure.filter(|(_, revision)| *revision < recorded.revision) else {
-            return Ok(None);
-        };
+        let Some(summary) = self.reads.summary(id)? else { return Ok(None) };
+        if let Some(timeout_micros) = summary.timed_out_micros {
+            return Ok(Some(execution::out_of_time(timeout_micros)));
+        }
+        let failure = summary.first_failure.filter(|(_, revision)| *revision < recorded.revision);
+        let Some((task, revision)) = failure else { return Ok(None) };
         let failure = self.reads.event_at(id, revision)?;
         Ok(failure.and_then(|failure| execution::failure_of(&name(task), &failure)))
     }
@@ -93,7 +106,13 @@ fn subject(event: &Event) -> (Option<TaskIndex>, u32) {
         | Event::TaskSpawned { task, attempt, .. }
         | Event::TaskTimeoutReached { task, attempt, .. }
         | Event::TaskEnded { task, attempt, .. } => (Some(*task), *attempt),
-        Event::TasksBlocked { cause, .. } => (Some(*cause), 0),
+        Event::TasksBlocked { cause: task, .. }
+        | Event::ExecutionFailFast { cause: task, .. }
+        | Event::TaskReady { task }
+        | Event::TaskRetryDue { task }
+        | Event::ConditionError { task, .. }
+        | Event::ApprovalRequested { task }
+        | Event::ApprovalResolved { task, .. } => (Some(*task), 0),
         _ => (None, 0),
     }
 }
@@ -105,17 +124,53 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
             WorkflowChange::Updated => Kind::WorkflowUpdated(v1::WorkflowUpdated { version: *version }),
             WorkflowChange::Deleted => Kind::WorkflowDeleted(v1::WorkflowDeleted { version: *version }),
         },
-        Event::ExecutionStarted { version, task_count, labels, .. } => Kind::ExecutionStarted(v1::ExecutionStarted {
-            workflow_version: *version,
-            task_count: *task_count,
-            labels: labels.clone().into_iter().collect(),
-            trigger: v1::ExecutionTrigger::Manual as i32,
-        }),
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused } => {
+            Kind::ExecutionStarted(v1::ExecutionStarted {
+                workflow_version: *version,
+                task_count: *task_count,
+                labels: labels.clone().into_iter().collect(),
+                trigger: execution::trigger(*trigger) as i32,
+                inputs: execution::inputs_of(inputs),
+                rerun_of: match trigger {
+                    Trigger::Rerun(source) => source.to_string(),
+                    Trigger::Manual => String::new(),
+                },
+                reused_tasks: u32::try_from(reused.len()).unwrap_or(u32::MAX),
+            })
+        }
         Event::ExecutionPaused => Kind::ExecutionPaused(v1::ExecutionPaused {}),
         Event::ExecutionResumed => Kind::ExecutionResumed(v1::ExecutionResumed {}),
-        Event::ExecutionCancelRequested { running } => {
-            Kind::ExecutionCancelRequested(v1::ExecutionCancelRequested { running_tasks: *running })
+        Event::ExecutionCancelRequested { running, finally_too } => {
+            let told = v1::ExecutionCancelRequested { running_tasks: *running, finally_too: *finally_too };
+            Kind::ExecutionCancelRequested(told)
         }
+        Event::ExecutionFailFast { running, .. } => {
+            Kind::ExecutionFailFast(v1::ExecutionFailFast { running_tasks: *running })
+        }
+        Event::ExecutionTimeoutReached { timeout_micros, running } => {
+            let told =
+                v1::ExecutionTimeoutReached { timeout: Some(duration(*timeout_micros)), running_tasks: *running };
+            Kind::ExecutionTimeoutReached(told)
+        }
+        Event::HandlersStarted { role } => {
+            Kind::HandlersStarted(v1::HandlersStarted { kind: role.as_str().into() })
+        }
+        Event::TaskReady { .. } => Kind::TaskReady(v1::TaskReady {}),
+        Event::TaskRetryDue { .. } => Kind::TaskRetryDue(v1::TaskRetryDue {}),
+        Event::ConditionError { expression, values, message, .. } => Kind::ConditionError(v1::ConditionError {
+            expression: expression.clone(),
+            values: values.clone(),
+            message: message.clone(),
+        }),
+        // What is asked stands in the definition.
+        Event::ApprovalRequested { .. } => Kind::ApprovalRequested(v1::ApprovalRequested::default()),
+        Event::ApprovalResolved { approved, comment, .. } => {
+            Kind::ApprovalResolved(v1::ApprovalResolved { approved: *approved, comment: comment.clone() })
+        }
+        Event::ConcurrencyLimitSet { agent, limit } => Kind::ConcurrencyLimitSet(v1::ConcurrencyLimitSet {
+            agent_id: agent.as_deref().unwrap_or_default().into(),
+            limit: limit.unwrap_or(0),
+        }),
         Event::ExecutionEnded { end } => match end {
             ExecutionEnd::Completed => Kind::ExecutionCompleted(v1::ExecutionCompleted {}),
             ExecutionEnd::Failed => Kind::ExecutionFailed(v1::ExecutionFailed { error: None }),
@@ -131,13 +186,18 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
             start_time: process.start_time,
             boot_id: process.boot_id.to_string(),
         }),
-        Event::TaskTimeoutReached { timeout_micros, .. } => {
-            Kind::TaskTimeoutReached(v1::TaskTimeoutReached { timeout: Some(duration(*timeout_micros)) })
-        }
+        Event::TaskTimeoutReached { timeout_micros, limit, .. } => Kind::TaskTimeoutReached(v1::TaskTimeoutReached {
+            timeout: Some(duration(*timeout_micros)),
+            limit: limit.as_str().into(),
+        }),
         Event::TaskEnded { end, .. } => ended(*end, recorded),
         Event::TasksBlocked { tasks, cause } => Kind::TasksBlocked(v1::TasksBlocked {
             task_ids: tasks.iter().map(|task| name(*task)).collect(),
             cause_task_id: name(*cause),
+        }),
+        Event::TasksSkipped { tasks, reason } => Kind::TasksSkipped(v1::TasksSkipped {
+            task_ids: tasks.iter().map(|task| name(*task)).collect(),
+            reason: reason.clone(),
         }),
         Event::TasksCancelled { tasks } => {
             Kind::TasksCancelled(v1::TasksCancelled { task_ids: tasks.iter().map(|task| name(*task)).collect() })
@@ -158,6 +218,9 @@ fn ended(end: TaskEnd, recorded: &Recorded) -> Kind {
         TaskEnd::Failed => Kind::TaskFailed(v1::TaskFailed { result }),
         TaskEnd::TimedOut => Kind::TaskTimedOut(v1::TaskTimedOut { result }),
         TaskEnd::Cancelled => Kind::TaskCancelled(v1::TaskCancelled { result }),
+        TaskEnd::Retrying { delay_micros } => {
+            Kind::TaskRetryScheduled(v1::TaskRetryScheduled { result, delay: Some(duration(delay_micros)) })
+        }
         TaskEnd::Interrupted => {
             let reason = details.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
             Kind::TaskInterrupted(v1::TaskInterrupted { reason, result })
@@ -166,9 +229,12 @@ fn ended(end: TaskEnd, recorded: &Recorded) -> Kind {
 }
 
 fn waited(times: &Waited) -> Vec<v1::WaitedTime> {
-    [("dependency", times.dependency), ("pause", times.pause), ("limit", times.limit)]
-        .into_iter()
-        .filter(|(_, micros)| *micros > 0)
-        .map(|(cause, micros)| v1::WaitedTime { cause: cause.into(), duration: Some(duration(micros)) })
-        .collect()
+    let causes = [
+        ("dependency", times.dependency),
+        ("pause", times.pause),
+        ("backoff", times.backoff),
+        ("limit", times.limit),
+    ];
+    let known = causes.into_iter().filter(|(_, micros)| *micros > 0);
+    known.map(|(cause, micros)| v1::WaitedTime { cause: cause.into(), duration: Some(duration(micros)) }).collect()
 }

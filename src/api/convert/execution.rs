@@ -9,9 +9,11 @@ use super::{definition::status, duration, timestamp};
 use crate::{
     engine::read::{ReadError, Reads},
     machine::{
-        execution::{Execution, ExecutionStatus},
-        ids::{ExecutionId, TaskIndex},
-        message::{AttemptResult, Event, Output, Recorded, TaskEnd, TaskError, Trigger},
+        attempt::seconds,
+        execution::{CutShort, Execution, ExecutionStatus},
+        explain::Blocker,
+        ids::{ExecutionId, TaskIndex, Timestamp},
+        message::{AttemptResult, ErrorKind, Event, Output, Recorded, TaskEnd, TaskError, Trigger},
         progress::Counts,
         task::{TaskState, TaskStatus, remedy},
     },
@@ -51,13 +53,22 @@ pub fn without_tasks(execution: &Execution, reads: &Reads) -> Result<v1::Workflo
             started_at: execution.started_at,
             cancel_requested_at: execution.cancel_requested_at,
             ended_at: execution.ended_at,
-            counts: execution.counts.clone(),
+            counts: execution.counts().clone(),
             first_failure: execution.first_failure,
+            timed_out_micros: match execution.cut_short {
+                Some(CutShort::TimedOut { timeout_micros }) => Some(timeout_micros),
+                _ => None,
+            },
             revision: execution.revision,
         },
         None,
     );
-    if execution.status == ExecutionStatus::Failed
+    shown.inputs = inputs_of(&execution.inputs);
+    if let (ExecutionStatus::Failed, Some(CutShort::TimedOut { timeout_micros })) =
+        (execution.status, execution.cut_short)
+    {
+        shown.error = Some(out_of_time(timeout_micros));
+    } else if execution.status == ExecutionStatus::Failed
         && let Some((task, revision)) = execution.first_failure
     {
         let failure = reads.event_at(execution.id, revision)?;
@@ -74,9 +85,11 @@ pub fn summarised(summary: &Summary, error: Option<v1::ExecutionError>) -> v1::W
         workflow_version: summary.version,
         status: status(summary.status) as i32,
         cancel_requested_at: summary.cancel_requested_at.map(timestamp),
-        trigger: match summary.trigger {
-            Trigger::Manual => v1::ExecutionTrigger::Manual,
-        } as i32,
+        trigger: trigger(summary.trigger) as i32,
+        rerun_of: match summary.trigger {
+            Trigger::Rerun(source) => source.to_string(),
+            Trigger::Manual => String::new(),
+        },
         progress: summary.counts.percent(summary.status.is_terminal()),
         created_at: Some(timestamp(summary.started_at)),
         started_at: Some(timestamp(summary.started_at)),
@@ -88,6 +101,34 @@ pub fn summarised(summary: &Summary, error: Option<v1::ExecutionError>) -> v1::W
         created_by: summary.created_by.as_str().into(),
         ..v1::WorkflowExecution::default()
     }
+}
+
+/// What started an execution, as clients see it.
+pub fn trigger(trigger: Trigger) -> v1::ExecutionTrigger {
+    match trigger {
+        Trigger::Manual => v1::ExecutionTrigger::Manual,
+        Trigger::Rerun(_) => v1::ExecutionTrigger::Rerun,
+    }
+}
+
+/// What an execution was given; absent where that is nothing.
+pub fn inputs_of(json: &str) -> Option<pbjson_types::Struct> {
+    match serde_json::from_str(json).map(kind_of) {
+        Ok(Kind::StructValue(inputs)) if !inputs.fields.is_empty() => Some(inputs),
+        _ => None,
+    }
+}
+
+/// The error of an execution that ran into its `execution_timeout`.
+pub fn out_of_time(timeout_micros: u64) -> v1::ExecutionError {
+    let message = format!("the execution ran into its `execution_timeout` of {}", seconds(timeout_micros));
+    let task_error = v1::TaskError {
+        kind: ErrorKind::Timeout.as_str().into(),
+        message: message.clone(),
+        remedy: "raise `execution_timeout`, or see which task took long".into(),
+        ..v1::TaskError::default()
+    };
+    v1::ExecutionError { task_id: String::new(), message, task_error: Some(task_error) }
 }
 
 /// Counts as clients see them.
@@ -173,7 +214,7 @@ pub fn one_task(execution: &Execution, task: TaskIndex, ends: &Ends) -> v1::Task
     let (spec, state, graph) = (definition.task(task), &execution.tasks[task as usize], definition.graph());
     let name = |index: &TaskIndex| definition.task(*index).id.clone();
     let ended = ends.of(task);
-    let mut attempts: Vec<v1::TaskAttempt> = ended.iter().filter_map(attempt_of).collect();
+    let mut attempts: Vec<v1::TaskAttempt> = ended.iter().filter_map(attempt_of).filter(|one| one.number > 0).collect();
     if state.status == TaskStatus::Running {
         attempts.push(running_attempt(state));
     }
@@ -196,6 +237,18 @@ pub fn one_task(execution: &Execution, task: TaskIndex, ends: &Ends) -> v1::Task
         output_size,
         output_truncated: output.is_some_and(|output| output.size > output.json.len() as u64),
         title: spec.title.clone(),
+        role: definition.role(task).as_str().into(),
+        reused: state.reused,
+    }
+}
+
+/// Something that a task waits for.
+pub fn blocker(blocker: &Blocker) -> v1::TaskBlocker {
+    v1::TaskBlocker {
+        kind: blocker.kind.as_str().into(),
+        description: blocker.description.clone(),
+        since: Some(timestamp(blocker.since)),
+        until: blocker.until.map(timestamp),
     }
 }
 
@@ -279,12 +332,18 @@ fn beginning(json: &str) -> String {
 /// An attempt that is over.
 pub fn attempt_of(recorded: &Recorded) -> Option<v1::TaskAttempt> {
     let Event::TaskEnded { attempt, end, result, .. } = &recorded.event else { return None };
+    let timed_out = result.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Timeout);
+    let next_retry_at = match end {
+        TaskEnd::Retrying { delay_micros } => Some(recorded.time.0.saturating_add_unsigned(*delay_micros)),
+        _ => None,
+    };
     Some(v1::TaskAttempt {
         number: *attempt,
         status: match end {
             TaskEnd::Completed => v1::TaskStatus::Completed,
-            TaskEnd::Failed => v1::TaskStatus::Failed,
             TaskEnd::TimedOut => v1::TaskStatus::TimedOut,
+            TaskEnd::Retrying { .. } if timed_out => v1::TaskStatus::TimedOut,
+            TaskEnd::Failed | TaskEnd::Retrying { .. } => v1::TaskStatus::Failed,
             TaskEnd::Cancelled | TaskEnd::Interrupted => v1::TaskStatus::Cancelled,
         } as i32,
         started_at: Some(timestamp(result.started_at)),
@@ -292,7 +351,7 @@ pub fn attempt_of(recorded: &Recorded) -> Option<v1::TaskAttempt> {
         error: result.error.as_ref().map(|error| error_of(error, result)),
         cpu_time: result.cpu_micros.map(duration),
         peak_memory_bytes: result.peak_memory_bytes.unwrap_or(0),
-        next_retry_at: None,
+        next_retry_at: next_retry_at.map(|at| timestamp(Timestamp(at))),
         exit_code: result.exit_code,
         pid: 0,
     })
@@ -359,9 +418,12 @@ fn waiting_for(execution: &Execution, task: TaskIndex) -> Vec<String> {
     let state = &execution.tasks[task as usize];
     let mut words = Vec::new();
     match state.status {
+        TaskStatus::Pending if !execution.has_turn(execution.definition.role(task)) => {
+            words.push(format!("its turn: it is `{}`", execution.definition.role(task).as_str()));
+        }
         TaskStatus::Pending => {
             let before = execution.definition.graph().dependencies(task).iter();
-            let open = before.filter(|before| !execution.tasks[**before as usize].status.satisfies_dependents());
+            let open = before.filter(|before| !execution.tasks[**before as usize].status.is_terminal());
             words.extend(open.take(NAMED).map(|before| format!("task `{}`", execution.definition.task(*before).id)));
             if state.remaining as usize > NAMED {
                 words.push(format!("{} more tasks", state.remaining as usize - NAMED));
@@ -370,6 +432,8 @@ fn waiting_for(execution: &Execution, task: TaskIndex) -> Vec<String> {
         TaskStatus::Queued if execution.status == ExecutionStatus::Paused => {
             words.push("the execution is paused".into());
         }
+        TaskStatus::Waiting => words.push("a person's answer".into()),
+        TaskStatus::Retrying => words.push(format!("the delay after attempt {}", state.attempt)),
         TaskStatus::Queued => words.push("a free slot: as many tasks run as noxd's concurrency limit allows".into()),
         _ => {}
     }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{LayoutError, Subject, rows, unreadable};
+use super::{LayoutError, Subject, decode_trigger, encode_trigger, rows, unreadable};
 use crate::machine::{
     ids::{Actor, Elapsed, TaskIndex, Timestamp, WorkflowId},
     message::{
-        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, TaskEnd, TaskError, Trigger,
-        Waited, WorkflowChange,
+        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, TaskEnd, TaskError,
+        TimeLimit, Waited, WorkflowChange,
     },
+    task::TaskStatus,
+    workflow::Role,
 };
 
 /// Longest output that stands in its event whole, in bytes; of a longer one the event has so much.
@@ -25,10 +27,15 @@ pub fn encode_events<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Vec<
 ///
 /// # Errors
 /// Where the bytes are no events.
-pub fn decode_events(subject: &Subject, workflow: &WorkflowId, bytes: &[u8]) -> Result<Vec<Recorded>, LayoutError> {
+pub fn decode_events(
+    subject: &Subject,
+    workflow: Option<&WorkflowId>,
+    bytes: &[u8],
+) -> Result<Vec<Recorded>, LayoutError> {
     let what = || match subject {
         Subject::Execution(id) => format!("events of execution {id}"),
         Subject::Workflow(id) => format!("events of workflow `{id}`"),
+        Subject::Noxd => "noxd's own events".to_string(),
     };
     let row = rows::EventRow::decode(bytes).map_err(|error| unreadable(what(), error))?;
     let execution = if let Subject::Execution(id) = subject { Some(*id) } else { None };
@@ -41,7 +48,7 @@ pub fn decode_events(subject: &Subject, workflow: &WorkflowId, bytes: &[u8]) -> 
                 time: Timestamp(event.time),
                 elapsed: Elapsed(event.elapsed),
                 actor: if event.actor.is_empty() { Actor::Noxd } else { Actor::from_text(&event.actor) },
-                workflow: workflow.clone(),
+                workflow: workflow.cloned(),
                 execution,
                 event: decode_kind(event).ok_or_else(|| {
                     unreadable(what(), format!("event {revision} is of a kind that this noxd does not know"))
@@ -73,21 +80,50 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             };
             (None, 0, Kind::WorkflowChanged(rows::WorkflowChanged { change, version: *version }))
         }
-        Event::ExecutionStarted { version, task_count, labels, trigger } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused } => {
+            let (trigger, rerun_of) = encode_trigger(*trigger);
             let kind = Kind::ExecutionStarted(rows::ExecutionStarted {
-                workflow: recorded.workflow.as_str().into(),
+                workflow: recorded.workflow.as_ref().map(|id| id.as_str().to_string()).unwrap_or_default(),
                 version: *version,
                 task_count: *task_count,
                 labels: labels.clone().into_iter().collect(),
-                trigger: match trigger {
-                    Trigger::Manual => 1,
-                },
+                trigger,
+                inputs: if &**inputs == NO_INPUTS { String::new() } else { inputs.to_string() },
+                rerun_of,
+                reused: reused.iter().map(|(task, _)| *task).collect(),
+                reused_statuses: reused.iter().map(|(_, status)| *status as u8).collect(),
             });
             (None, 0, kind)
         }
         Event::ExecutionPaused => (None, 0, Kind::ExecutionPaused(rows::Nothing {})),
         Event::ExecutionResumed => (None, 0, Kind::ExecutionResumed(rows::Nothing {})),
-        Event::ExecutionCancelRequested { running } => (None, 0, Kind::ExecutionCancelRequested(*running)),
+        Event::ExecutionCancelRequested { running, finally_too: false } => {
+            (None, 0, Kind::ExecutionCancelRequested(*running))
+        }
+        Event::ExecutionCancelRequested { running, finally_too: true } => {
+            (None, 0, Kind::ExecutionCancelRequestedAgain(*running))
+        }
+        Event::ExecutionFailFast { cause, running } => (Some(*cause), 0, Kind::ExecutionFailFast(*running)),
+        Event::ExecutionTimeoutReached { timeout_micros, running } => {
+            let kind = rows::OutOfTime { timeout: *timeout_micros, running: *running };
+            (None, 0, Kind::ExecutionTimeoutReached(kind))
+        }
+        Event::HandlersStarted { role } => (None, 0, Kind::HandlersStarted(encode_role(*role))),
+        Event::TaskReady { task } => (Some(*task), 0, Kind::TaskReady(rows::Nothing {})),
+        Event::ConditionError { task, expression, values, message } => {
+            let kind = rows::ConditionError {
+                expression: expression.clone(),
+                values: values.clone(),
+                message: message.clone(),
+            };
+            (Some(*task), 0, Kind::ConditionError(kind))
+        }
+        Event::ApprovalRequested { task } => (Some(*task), 0, Kind::ApprovalRequested(rows::Nothing {})),
+        Event::ApprovalResolved { task, approved, comment } => {
+            let kind = rows::Approval { approved: *approved, comment: comment.clone() };
+            (Some(*task), 0, Kind::ApprovalResolved(kind))
+        }
+        Event::TaskRetryDue { task } => (Some(*task), 0, Kind::TaskRetryDue(rows::Nothing {})),
         Event::ExecutionEnded { end } => {
             let end = match end {
                 ExecutionEnd::Completed => 1,
@@ -103,6 +139,7 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
                 waited_dependency: waited.dependency,
                 waited_pause: waited.pause,
                 waited_limit: waited.limit,
+                waited_backoff: waited.backoff,
             });
             (Some(*task), *attempt, kind)
         }
@@ -114,8 +151,12 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             });
             (Some(*task), *attempt, kind)
         }
-        Event::TaskTimeoutReached { task, attempt, timeout_micros } => {
-            (Some(*task), *attempt, Kind::TaskTimeoutReached(*timeout_micros))
+        Event::TaskTimeoutReached { task, attempt, limit, timeout_micros } => {
+            let kind = match limit {
+                TimeLimit::Attempt => Kind::TaskTimeoutReached(*timeout_micros),
+                TimeLimit::Idle => Kind::TaskSilent(*timeout_micros),
+            };
+            (Some(*task), *attempt, kind)
         }
         Event::TaskEnded { task, attempt, end, result } => {
             (Some(*task), *attempt, Kind::TaskEnded(encode_end(*end, result)))
@@ -124,6 +165,13 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             (Some(*cause), 0, Kind::TasksBlocked(rows::Tasks { tasks: tasks.clone() }))
         }
         Event::TasksCancelled { tasks } => (None, 0, Kind::TasksCancelled(rows::Tasks { tasks: tasks.clone() })),
+        Event::TasksSkipped { tasks, reason } => {
+            (None, 0, Kind::TasksSkipped(rows::TasksSkipped { tasks: tasks.clone(), reason: reason.clone() }))
+        }
+        Event::ConcurrencyLimitSet { agent, limit } => {
+            let agent = agent.as_ref().map(ToString::to_string).unwrap_or_default();
+            (None, 0, Kind::ConcurrencyLimitSet(rows::ConcurrencyLimit { agent, limit: *limit }))
+        }
     };
     rows::Event {
         revision: recorded.revision,
@@ -154,11 +202,40 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
             version: row.version,
             task_count: row.task_count,
             labels: row.labels.into_iter().collect(),
-            trigger: Trigger::Manual,
+            trigger: decode_trigger(row.trigger, &row.rerun_of)?,
+            inputs: if row.inputs.is_empty() { NO_INPUTS.into() } else { row.inputs.into() },
+            reused: {
+                let statuses = row.reused_statuses.iter().map(|number| TaskStatus::from_number(*number));
+                let tasks = row.reused.iter().zip(statuses).map(|(task, status)| Some((*task, status?)));
+                tasks.collect::<Option<Vec<_>>>()?.into()
+            },
         },
         Kind::ExecutionPaused(_) => Event::ExecutionPaused,
         Kind::ExecutionResumed(_) => Event::ExecutionResumed,
-        Kind::ExecutionCancelRequested(running) => Event::ExecutionCancelRequested { running },
+        Kind::ExecutionCancelRequested(running) => Event::ExecutionCancelRequested { running, finally_too: false },
+        Kind::ExecutionCancelRequestedAgain(running) => Event::ExecutionCancelRequested { running, finally_too: true },
+        Kind::ExecutionFailFast(running) => Event::ExecutionFailFast { cause: task?, running },
+        Kind::ExecutionTimeoutReached(row) => {
+            Event::ExecutionTimeoutReached { timeout_micros: row.timeout, running: row.running }
+        }
+        Kind::HandlersStarted(role) => Event::HandlersStarted { role: decode_role(role)? },
+        Kind::TaskReady(_) => Event::TaskReady { task: task? },
+        Kind::ConditionError(row) => Event::ConditionError {
+            task: task?,
+            expression: row.expression,
+            values: row.values,
+            message: row.message,
+        },
+        Kind::ApprovalRequested(_) => Event::ApprovalRequested { task: task? },
+        Kind::ApprovalResolved(row) => {
+            Event::ApprovalResolved { task: task?, approved: row.approved, comment: row.comment }
+        }
+        Kind::TaskRetryDue(_) => Event::TaskRetryDue { task: task? },
+        Kind::TasksSkipped(row) => Event::TasksSkipped { tasks: row.tasks, reason: row.reason },
+        Kind::ConcurrencyLimitSet(row) => Event::ConcurrencyLimitSet {
+            agent: (!row.agent.is_empty()).then(|| row.agent.into()),
+            limit: row.limit,
+        },
         Kind::ExecutionEnded(end) => Event::ExecutionEnded {
             end: match end {
                 1 => ExecutionEnd::Completed,
@@ -172,14 +249,24 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
             attempt,
             ready_at: Timestamp(row.ready_at),
             queued_at: Timestamp(row.queued_at),
-            waited: Waited { dependency: row.waited_dependency, pause: row.waited_pause, limit: row.waited_limit },
+            waited: Waited {
+                dependency: row.waited_dependency,
+                pause: row.waited_pause,
+                backoff: row.waited_backoff,
+                limit: row.waited_limit,
+            },
         },
         Kind::TaskSpawned(row) => {
             let process =
                 ProcessIdentity { pid: row.pid, start_time: row.start_time, boot_id: row.boot_id.as_str().into() };
             Event::TaskSpawned { task: task?, attempt, process }
         }
-        Kind::TaskTimeoutReached(timeout_micros) => Event::TaskTimeoutReached { task: task?, attempt, timeout_micros },
+        Kind::TaskTimeoutReached(timeout_micros) => {
+            Event::TaskTimeoutReached { task: task?, attempt, limit: TimeLimit::Attempt, timeout_micros }
+        }
+        Kind::TaskSilent(timeout_micros) => {
+            Event::TaskTimeoutReached { task: task?, attempt, limit: TimeLimit::Idle, timeout_micros }
+        }
         Kind::TaskEnded(row) => {
             let (end, result) = decode_end(row)?;
             Event::TaskEnded { task: task?, attempt, end, result: Box::new(result) }
@@ -187,6 +274,21 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
         Kind::TasksBlocked(row) => Event::TasksBlocked { tasks: row.tasks, cause: task? },
         Kind::TasksCancelled(row) => Event::TasksCancelled { tasks: row.tasks },
     })
+}
+
+/// What an execution was given that was given nothing.
+const NO_INPUTS: &str = "{}";
+
+fn encode_role(role: Role) -> u32 {
+    match role {
+        Role::Ordinary => 0,
+        Role::OnFailure => 1,
+        Role::Finally => 2,
+    }
+}
+
+fn decode_role(number: u32) -> Option<Role> {
+    [Role::OnFailure, Role::Finally].into_iter().find(|role| encode_role(*role) == number)
 }
 
 fn encode_end(end: TaskEnd, result: &AttemptResult) -> rows::TaskEnded {
@@ -197,6 +299,7 @@ fn encode_end(end: TaskEnd, result: &AttemptResult) -> rows::TaskEnded {
             TaskEnd::TimedOut => 3,
             TaskEnd::Cancelled => 4,
             TaskEnd::Interrupted => 5,
+            TaskEnd::Retrying { .. } => 6,
         },
         started_at: result.started_at.0,
         exit_code: result.exit_code,
@@ -211,6 +314,7 @@ fn encode_end(end: TaskEnd, result: &AttemptResult) -> rows::TaskEnded {
         output: result.output.as_ref().map(|output| preview(&output.json).into()),
         output_size: result.output.as_ref().map_or(0, |output| output.size),
         previous: result.previous,
+        retry_delay: if let TaskEnd::Retrying { delay_micros } = end { delay_micros } else { 0 },
     }
 }
 
@@ -221,6 +325,7 @@ fn decode_end(row: rows::TaskEnded) -> Option<(TaskEnd, AttemptResult)> {
         3 => TaskEnd::TimedOut,
         4 => TaskEnd::Cancelled,
         5 => TaskEnd::Interrupted,
+        6 => TaskEnd::Retrying { delay_micros: row.retry_delay },
         _ => return None,
     };
     let error = match row.error {
@@ -247,7 +352,7 @@ fn decode_end(row: rows::TaskEnded) -> Option<(TaskEnd, AttemptResult)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::ids::ExecutionId;
+    use crate::machine::{ids::ExecutionId, message::Trigger};
 
     fn result(output: Option<Output>) -> Box<AttemptResult> {
         Box::new(AttemptResult {
@@ -275,20 +380,40 @@ mod tests {
                 version: 3,
                 task_count: 2,
                 labels: [("k".to_string(), "v".to_string())].into(),
-                trigger: Trigger::Manual,
+                trigger: Trigger::Rerun(ExecutionId(77)),
+                inputs: "{\"a\":[1,\"x\"]}".into(),
+                reused: [(0, TaskStatus::Completed), (70_000, TaskStatus::Failed)].into(),
             },
             Event::ExecutionPaused,
             Event::ExecutionResumed,
-            Event::ExecutionCancelRequested { running: 0 },
+            Event::ExecutionCancelRequested { running: 0, finally_too: false },
+            Event::ExecutionCancelRequested { running: 3, finally_too: true },
+            Event::ExecutionFailFast { cause: 0, running: 2 },
+            Event::ExecutionTimeoutReached { timeout_micros: 9, running: 1 },
+            Event::HandlersStarted { role: Role::OnFailure },
+            Event::HandlersStarted { role: Role::Finally },
+            Event::TaskReady { task: 3 },
+            Event::ConditionError {
+                task: 0,
+                expression: "tasks.a.output > 3".into(),
+                values: "tasks.a.output = 'x'".into(),
+                message: "'x' is no number".into(),
+            },
+            Event::ApprovalRequested { task: 0 },
+            Event::ApprovalResolved { task: 1, approved: true, comment: "go \u{1f980}".into() },
+            Event::TaskRetryDue { task: 70_000 },
+            Event::TasksSkipped { tasks: vec![0, 9], reason: "nothing failed".into() },
             Event::TaskStarted {
                 task: 0,
                 attempt: 1,
                 ready_at: Timestamp(1),
                 queued_at: Timestamp(2),
-                waited: Waited { dependency: 1, pause: 2, limit: 3 },
+                waited: Waited { dependency: 1, pause: 2, backoff: 4, limit: 3 },
             },
             Event::TaskSpawned { task: 1, attempt: 2, process },
-            Event::TaskTimeoutReached { task: 1, attempt: 2, timeout_micros: 9 },
+            Event::TaskTimeoutReached { task: 1, attempt: 2, limit: TimeLimit::Attempt, timeout_micros: 9 },
+            Event::TaskTimeoutReached { task: 1, attempt: 2, limit: TimeLimit::Idle, timeout_micros: 9 },
+            Event::TaskEnded { task: 1, attempt: 1, end: TaskEnd::Retrying { delay_micros: 5 }, result: result(None) },
             Event::TaskEnded { task: 1, attempt: 2, end: TaskEnd::Interrupted, result: result(Some(output)) },
             Event::TasksBlocked { tasks: vec![1, 70_000], cause: 0 },
             Event::TasksCancelled { tasks: vec![0] },
@@ -304,14 +429,14 @@ mod tests {
                 time: Timestamp(1_000 + i64::try_from(revision).expect("small")),
                 elapsed: Elapsed(revision),
                 actor: if revision % 2 == 0 { Actor::Noxd } else { Actor::from_text("uid:5") },
-                workflow: workflow.clone(),
+                workflow: Some(workflow.clone()),
                 execution: Some(execution),
                 event,
             })
             .collect();
         let row = encode_events(&recorded);
-        assert_eq!(decode_events(&Subject::Execution(execution), &workflow, &row).expect("readable"), recorded);
-        assert!(decode_events(&Subject::Execution(execution), &workflow, &row[..row.len() - 1]).is_err());
+        assert_eq!(decode_events(&Subject::Execution(execution), Some(&workflow), &row).expect("readable"), recorded);
+        assert!(decode_events(&Subject::Execution(execution), Some(&workflow), &row[..row.len() - 1]).is_err());
     }
 
     #[test]

@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message as _;
 
-use super::{LayoutError, rows, unreadable};
+use super::{LayoutError, decode_trigger, encode_trigger, rows, unreadable};
 use crate::machine::{
-    execution::{Execution, ExecutionStatus},
+    execution::{CutShort, Derived, Execution, ExecutionStatus},
     ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
-    message::{StopCause, Trigger},
+    message::{StopCause, TimeLimit, Trigger},
     progress::Counts,
+    state::Mark,
     task::{TaskState, TaskStatus},
-    workflow::Definition,
+    workflow::{Definition, Role},
 };
 
 /// What lists show of an execution. It is written when the execution starts, is paused, resumed or cancelled, and ends:
@@ -38,6 +39,8 @@ pub struct Summary {
     pub cancel_requested_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// The `execution_timeout` that it ran into, in microseconds.
+    pub timed_out_micros: Option<u64>,
     /// How many tasks are in each status.
     pub counts: Counts,
     /// The first failure: which task, and the revision of its end.
@@ -62,8 +65,16 @@ pub fn decode_summary(id: ExecutionId, bytes: &[u8]) -> Result<Summary, LayoutEr
 
 /// The snapshot row of an execution.
 pub fn encode_snapshot(execution: &Execution) -> Vec<u8> {
-    let tasks = execution.tasks.iter().map(encode_task).collect();
-    rows::ExecutionSnapshot { summary: Some(summary_row(execution)), tasks }.encode_to_vec()
+    rows::ExecutionSnapshot {
+        summary: Some(summary_row(execution)),
+        tasks: execution.tasks.iter().map(encode_task).collect(),
+        inputs: execution.inputs.to_string(),
+        cancels_finally: execution.cancels_finally,
+        failed_fast: execution.cut_short == Some(CutShort::FailFast),
+        deadline: execution.deadline.map(|at| at.0),
+        handlers_started: execution.handlers_started.iter().map(|role| *role as u32).collect(),
+    }
+    .encode_to_vec()
 }
 
 /// Reads a snapshot. The definition is asked for by workflow and version.
@@ -89,9 +100,9 @@ pub fn decode_snapshot<E: From<LayoutError>>(
         .iter()
         .map(|task| decode_task(task).ok_or_else(|| unreadable(what(), "a task has an unknown status")))
         .collect::<Result<_, _>>()?;
-    let mut counts = Counts::default();
-    tasks.iter().for_each(|task| counts.add(task.status));
-    Ok(Execution {
+    let timed_out = summary_row.timed_out.map(|timeout_micros| CutShort::TimedOut { timeout_micros });
+    let handlers = |number: &u32| Role::ALL.into_iter().find(|role| *role as u32 == *number);
+    let mut execution = Execution {
         id,
         workflow: summary.workflow,
         version: summary.version,
@@ -105,15 +116,65 @@ pub fn decode_snapshot<E: From<LayoutError>>(
         ended_at: summary.ended_at,
         paused_at: summary_row.paused_at.map(Timestamp),
         paused_micros: summary_row.paused,
+        inputs: if row.inputs.is_empty() { "{}".into() } else { row.inputs.into() },
+        cancels_finally: row.cancels_finally,
+        cut_short: timed_out.or_else(|| row.failed_fast.then_some(CutShort::FailFast)),
+        deadline: row.deadline.map(Elapsed),
+        handlers_started: row.handlers_started.iter().filter_map(handlers).collect(),
         tasks,
-        counts,
+        derived: Derived::default(),
         first_failure: summary.first_failure,
         revision: summary.revision,
         events_since_snapshot: 0,
-    })
+    };
+    execution.derive();
+    Ok(execution)
+}
+
+/// What is known of an execution that has nothing to do for now, without loading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dormant {
+    /// Of which workflow.
+    pub workflow: WorkflowId,
+    /// RUNNING or PAUSED.
+    pub status: ExecutionStatus,
+    /// When its first deadline is due.
+    pub wake: Option<Elapsed>,
+}
+
+/// The row of an execution that has not ended.
+pub fn encode_mark(workflow: &WorkflowId, status: ExecutionStatus, mark: Mark) -> Vec<u8> {
+    match mark {
+        Mark::Hot => Vec::new(),
+        Mark::Dormant { wake } => rows::AliveRow {
+            dormant: true,
+            workflow: workflow.as_str().into(),
+            paused: status == ExecutionStatus::Paused,
+            wake: wake.map(|at| at.0),
+        }
+        .encode_to_vec(),
+    }
+}
+
+/// What the row of an execution that has not ended says; `None`: it has work, and must be loaded.
+///
+/// # Errors
+/// Where it is no such row.
+pub fn decode_mark(id: ExecutionId, bytes: &[u8]) -> Result<Option<Dormant>, LayoutError> {
+    let what = || format!("the mark of execution {id}");
+    let row = rows::AliveRow::decode(bytes).map_err(|error| unreadable(what(), error))?;
+    if !row.dormant {
+        return Ok(None);
+    }
+    Ok(Some(Dormant {
+        workflow: WorkflowId::parse(&row.workflow).map_err(|why| unreadable(what(), why))?,
+        status: if row.paused { ExecutionStatus::Paused } else { ExecutionStatus::Running },
+        wake: row.wake.map(Elapsed),
+    }))
 }
 
 fn summary_row(execution: &Execution) -> rows::ExecutionSummary {
+    let (trigger, rerun_of) = encode_trigger(execution.trigger);
     rows::ExecutionSummary {
         workflow: execution.workflow.as_str().into(),
         version: execution.version,
@@ -127,12 +188,15 @@ fn summary_row(execution: &Execution) -> rows::ExecutionSummary {
         started_at: execution.started_at.0,
         ended_at: execution.ended_at.map(|at| at.0),
         labels: execution.labels.clone().into_iter().collect(),
-        trigger: match execution.trigger {
-            Trigger::Manual => 1,
+        trigger,
+        rerun_of,
+        timed_out: match execution.cut_short {
+            Some(CutShort::TimedOut { timeout_micros }) => Some(timeout_micros),
+            _ => None,
         },
         created_by: execution.created_by.as_str().into(),
         cancel_requested_at: execution.cancel_requested_at.map(|at| at.0),
-        counts: TaskStatus::ALL.iter().map(|status| execution.counts.of(*status)).collect(),
+        counts: TaskStatus::ALL.iter().map(|status| execution.counts().of(*status)).collect(),
         revision: execution.revision,
         first_failure: execution.first_failure.map(|(task, revision)| rows::Failure { task, revision }),
         paused: execution.paused_micros,
@@ -159,7 +223,9 @@ fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, 
         workflow: WorkflowId::parse(&row.workflow).map_err(|why| unreadable(what(), why))?,
         version: row.version,
         status,
-        trigger: Trigger::Manual,
+        trigger: decode_trigger(row.trigger, &row.rerun_of)
+            .ok_or_else(|| unreadable(what(), format!("trigger {} is unknown", row.trigger)))?,
+        timed_out_micros: row.timed_out,
         created_by: Actor::from_text(&row.created_by),
         labels: row.labels.clone().into_iter().collect(),
         started_at: Timestamp(row.started_at),
@@ -174,13 +240,14 @@ fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, 
 fn encode_task(state: &TaskState) -> rows::TaskSnapshot {
     rows::TaskSnapshot {
         status: state.status as u32,
-        remaining: state.remaining,
         attempt: state.attempt,
         interruptions: state.interruptions,
         stopping: match state.stopping {
             None => 0,
             Some(StopCause::Cancelled) => 1,
-            Some(StopCause::TimedOut) => 2,
+            Some(StopCause::TimedOut(TimeLimit::Attempt)) => 2,
+            Some(StopCause::TimedOut(TimeLimit::Idle)) => 3,
+            Some(StopCause::ExecutionTimedOut) => 4,
         },
         deadline: state.deadline.map(|at| at.0),
         blocked_by: state.blocked_by.map_or(0, |task| task + 1),
@@ -192,18 +259,27 @@ fn encode_task(state: &TaskState) -> rows::TaskSnapshot {
         completed_at: state.completed_at.map(|at| at.0),
         pid: state.pid,
         last_end: state.last_end,
+        deadline_at: state.deadline_at.0,
+        queued_since: state.queued_since.0,
+        backoff: state.backoff_micros,
+        reused: state.reused,
     }
 }
 
 fn decode_task(row: &rows::TaskSnapshot) -> Option<TaskState> {
     Some(TaskState {
         status: TaskStatus::from_number(u8::try_from(row.status).ok()?)?,
-        remaining: row.remaining,
+        remaining: 0,
+        skipped: 0,
+        failed: 0,
+        broken: false,
         attempt: row.attempt,
         interruptions: row.interruptions,
         stopping: match row.stopping {
             1 => Some(StopCause::Cancelled),
-            2 => Some(StopCause::TimedOut),
+            2 => Some(StopCause::TimedOut(TimeLimit::Attempt)),
+            3 => Some(StopCause::TimedOut(TimeLimit::Idle)),
+            4 => Some(StopCause::ExecutionTimedOut),
             _ => None,
         },
         deadline: row.deadline.map(Elapsed),
@@ -216,5 +292,9 @@ fn decode_task(row: &rows::TaskSnapshot) -> Option<TaskState> {
         completed_at: row.completed_at.map(Timestamp),
         pid: row.pid,
         last_end: row.last_end,
+        deadline_at: Timestamp(row.deadline_at),
+        queued_since: Elapsed(row.queued_since),
+        backoff_micros: row.backoff,
+        reused: row.reused,
     })
 }

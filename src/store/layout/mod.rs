@@ -10,11 +10,13 @@
 //! | `t` created-at workflow | nothing: workflows by age |
 //! | `e` execution revision | an execution's events of one batch |
 //! | `v` workflow 0 revision | a workflow's own events of one batch |
+//! | `n` revision | noxd's own events of one batch |
+//! | `l` agent | a limit that was set; without an agent, of all |
 //! | `r` revision | whose events a batch has, and the clocks |
 //! | `s` execution | a snapshot |
 //! | `x` execution | what lists show |
 //! | `y` workflow 0 execution | nothing: executions by workflow |
-//! | `a` execution | nothing: it has not ended |
+//! | `a` execution | it has not ended; whether it has work |
 //! | `o` execution task | a whole output, where the event has only its beginning |
 //! | `q` hash | a request that succeeded |
 //! | `p` time hash | nothing: requests by age |
@@ -28,11 +30,13 @@ use std::sync::Arc;
 use prost::Message as _;
 
 pub use event::{OUTPUT_PREVIEW_BYTES, decode_events, encode_events, whole_output};
-pub use execution::{Summary, decode_snapshot, decode_summary, encode_snapshot, encode_summary};
+pub use execution::{
+    Dormant, Summary, decode_mark, decode_snapshot, decode_summary, encode_mark, encode_snapshot, encode_summary,
+};
 
 use crate::machine::{
     ids::{Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
-    message::{Content, Reply, WorkflowRecord},
+    message::{Content, Reply, Trigger, WorkflowRecord},
 };
 
 /// The generated code of `proto/nox/store/v1`.
@@ -124,6 +128,19 @@ pub mod key {
     /// A workflow's own events of the batch in which its first has this revision.
     pub fn workflow_events(id: &WorkflowId, first: Revision) -> Vec<u8> {
         join(&workflow_events_of(id), &[&first.to_be_bytes()])
+    }
+
+    /// All limits of attempts that are alive at once.
+    pub const LIMITS: &[u8] = b"l";
+
+    /// noxd's own events of the batch in which its first has this revision.
+    pub fn own_events(first: Revision) -> Vec<u8> {
+        join(b"n", &[&first.to_be_bytes()])
+    }
+
+    /// The limit of an agent; of all where it is empty.
+    pub fn limit(agent: &str) -> Vec<u8> {
+        join(LIMITS, &[agent.as_bytes()])
     }
 
     /// The batch whose first event has this revision.
@@ -251,6 +268,21 @@ impl WorkflowHead {
 
 pub use definition::{decode as decode_spec, decode_checked as decode_definition};
 
+fn encode_trigger(trigger: Trigger) -> (u32, Vec<u8>) {
+    match trigger {
+        Trigger::Manual => (1, Vec::new()),
+        Trigger::Rerun(source) => (2, source.0.to_be_bytes().to_vec()),
+    }
+}
+
+fn decode_trigger(number: u32, rerun_of: &[u8]) -> Option<Trigger> {
+    match number {
+        1 => Some(Trigger::Manual),
+        2 => Some(Trigger::Rerun(ExecutionId(u128::from_be_bytes(rerun_of.try_into().ok()?)))),
+        _ => None,
+    }
+}
+
 /// Whose events a batch has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchRow {
@@ -269,6 +301,8 @@ pub enum Subject {
     Workflow(WorkflowId),
     /// One of its executions.
     Execution(ExecutionId),
+    /// noxd as a whole.
+    Noxd,
 }
 
 impl BatchRow {
@@ -276,6 +310,7 @@ impl BatchRow {
     pub fn encode(&self) -> Vec<u8> {
         let run = |(subject, count): &(Subject, u32)| match subject {
             Subject::Workflow(id) => rows::Run { execution: Vec::new(), workflow: id.as_str().into(), count: *count },
+            Subject::Noxd => rows::Run { execution: Vec::new(), workflow: String::new(), count: *count },
             Subject::Execution(id) => {
                 rows::Run { execution: id.0.to_be_bytes().to_vec(), workflow: String::new(), count: *count }
             }
@@ -293,6 +328,7 @@ impl BatchRow {
         let run = |run: &rows::Run| {
             let subject = match <[u8; 16]>::try_from(run.execution.as_slice()) {
                 Ok(id) => Subject::Execution(ExecutionId(u128::from_be_bytes(id))),
+                Err(_) if run.execution.is_empty() && run.workflow.is_empty() => Subject::Noxd,
                 Err(_) => {
                     Subject::Workflow(WorkflowId::parse(&run.workflow).map_err(|why| unreadable("a batch", why))?)
                 }
@@ -301,6 +337,24 @@ impl BatchRow {
         };
         let runs = row.runs.iter().map(run).collect::<Result<_, LayoutError>>()?;
         Ok(Self { runs, time: Timestamp(row.time), elapsed: Elapsed(row.elapsed) })
+    }
+}
+
+/// The row of a limit.
+pub fn encode_limit(limit: u32) -> Vec<u8> {
+    rows::ConcurrencyLimit { agent: String::new(), limit: Some(limit) }.encode_to_vec()
+}
+
+/// Reads the agent (none: all) and the limit of a row.
+///
+/// # Errors
+/// Where it is no limit.
+pub fn decode_limit(key: &[u8], bytes: &[u8]) -> Result<(Option<Arc<str>>, u32), LayoutError> {
+    let row = rows::ConcurrencyLimit::decode(bytes).map_err(|error| unreadable("a limit", error))?;
+    let agent = key.strip_prefix(key::LIMITS).and_then(|agent| std::str::from_utf8(agent).ok());
+    match (agent, row.limit) {
+        (Some(agent), Some(limit)) => Ok(((!agent.is_empty()).then(|| agent.into()), limit)),
+        _ => Err(unreadable("a limit", "it names no agent, or no number")),
     }
 }
 
