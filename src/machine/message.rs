@@ -453,12 +453,31 @@ pub enum ErrorKind {
     Output,
     /// It was cancelled.
     Cancelled,
+    /// A placeholder could not be filled.
+    Template,
+    /// noxd itself went wrong.
+    Internal,
+    /// The agent reported a failure.
+    Agent,
+    /// The agent's provider takes no more for now.
+    RateLimited,
 }
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Timeout, Self::ExitCode, Self::Signal, Self::Spawn, Self::Lost, Self::Output, Self::Cancelled];
+    pub const ALL: [Self; 11] = [
+        Self::Timeout,
+        Self::ExitCode,
+        Self::Signal,
+        Self::Spawn,
+        Self::Lost,
+        Self::Output,
+        Self::Cancelled,
+        Self::Template,
+        Self::Internal,
+        Self::Agent,
+        Self::RateLimited,
+    ];
 
     /// The stable name.
     pub fn as_str(self) -> &'static str {
@@ -470,6 +489,10 @@ impl ErrorKind {
             Self::Lost => "LOST",
             Self::Output => "OUTPUT",
             Self::Cancelled => "CANCELLED",
+            Self::Template => "TEMPLATE",
+            Self::Internal => "INTERNAL",
+            Self::Agent => "AGENT",
+            Self::RateLimited => "RATE_LIMITED",
         }
     }
 }

@@ -7,14 +7,23 @@
 //! Read [`message`] first (what goes in and out), then [`step`] (how they meet), then [`decide`] (the rules) and
 //! [`execution`] (what each event does).
 
+pub mod condition;
 pub mod decide;
 pub mod dependency;
 pub mod execution;
 pub mod expression;
+pub mod facts;
+mod filter;
 pub mod ids;
+pub mod input;
+pub mod json;
+mod lexer;
 pub mod message;
 pub mod parallel;
+pub mod placeholder;
 pub mod progress;
+pub mod retry;
+mod scope;
 pub mod state;
 pub mod step;
 pub mod task;
