@@ -134,7 +134,7 @@ fn resolve(tasks: &[TaskSpec], index: &BTreeMap<&str, TaskIndex>, faults: &mut V
             };
             match index.get(dependency.as_str()) {
                 None => {
-                    let near = if suggestions > 0 { nearest(dependency, index) } else { None };
+                    let near = if suggestions > 0 { nearest(dependency, index.keys().copied()) } else { None };
                     suggestions -= usize::from(suggestions > 0);
                     let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                     let words = format!("task `{}` depends on `{dependency}`, but no task has that id{near}", task.id);
@@ -157,14 +157,13 @@ fn resolve(tasks: &[TaskSpec], index: &BTreeMap<&str, TaskIndex>, faults: &mut V
     lists
 }
 
-/// The known id that differs least, where it differs by two characters at most.
-fn nearest<'a>(wanted: &str, index: &BTreeMap<&'a str, TaskIndex>) -> Option<&'a str> {
+/// The known name that differs least, where it differs by two characters at most.
+pub(super) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A wrong id in a huge workflow is not worth a search through all of it.
-    index
-        .keys()
+    known
         .take(1_000)
         .filter(|known| known.len().abs_diff(wanted.len()) <= 2)
-        .map(|known| (edit_distance(known.as_bytes(), wanted.as_bytes()), *known))
+        .map(|known| (edit_distance(known.as_bytes(), wanted.as_bytes()), known))
         .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
         .min()
         .map(|(_, known)| known)

@@ -2,198 +2,232 @@
 //! evaluated is refused before anything runs (S-COND-3, S-DATA-2).
 //!
 //! One language for both: minijinja's expressions over `tasks`, `inputs` and `execution`. Only `{{ … }}` is special in
-//! a field; the engine's other delimiters are control characters, which fields may not hold.
+//! a field. What minijinja's fuel does not bound is refused here: functions and methods, maps, and lists other than
+//! literal ones after `in`. What an expression makes of its facts is in `condition` and `placeholder`.
 
-use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig};
+use super::{
+    filter::{FILTERS, TESTS},
+    lexer::{Path, Piece, ROOTS, Scan, Token, paths, pieces},
+    scope,
+};
 
-/// What an expression may look at beside `tasks`.
-const ROOTS: [&str; 3] = ["tasks", "inputs", "execution"];
 /// What is known of a task.
 const TASK_ATTRIBUTES: [&str; 5] = ["status", "output", "metadata", "exit_code", "attempts"];
+/// What is known of the execution.
+const EXECUTION_ATTRIBUTES: [&str; 5] = ["id", "workflow_id", "version", "started_at", "labels"];
 /// Longest expression in bytes.
 const MAX_EXPRESSION_BYTES: usize = 4_096;
-/// Taken from the text of fields as delimiters that nobody types.
-const CONTROL_DELIMITERS: [char; 4] = ['\u{1}', '\u{2}', '\u{3}', '\u{4}'];
+/// Most look-ups in one expression: each may compare a megabyte.
+const MAX_PATHS: usize = 64;
+/// Most operators, brackets and filters one after another: minijinja compiles each by a call of its own.
+const MAX_TOKENS: usize = 512;
+/// Most placeholders in one field.
+const MAX_PLACEHOLDERS: usize = 1_000;
+/// They stand for nothing, and other engines may take them for something.
+const CONTROL_CHARACTERS: [char; 4] = ['\u{1}', '\u{2}', '\u{3}', '\u{4}'];
 
 /// Whether a field has anything to fill in.
 pub fn has_placeholder(text: &str) -> bool {
     text.contains("{{")
 }
 
-/// Checks a field with placeholders and names the tasks that it reads.
+/// Checks a field with placeholders against the names of the declared inputs, and names the tasks that it reads.
 ///
 /// # Errors
 /// Says what is wrong and what would be right.
-pub fn check_field(text: &str) -> Result<Vec<String>, String> {
-    if text.contains(CONTROL_DELIMITERS) {
+pub fn check_field(text: &str, inputs: &[&str]) -> Result<Vec<String>, String> {
+    if text.contains(CONTROL_CHARACTERS) {
         return Err("the control characters U+0001 to U+0004 cannot stand in a field".into());
     }
     if !has_placeholder(text) {
         return Ok(Vec::new());
     }
-    let environment = environment();
-    let template = environment.template_from_str(text).map_err(|error| syntax_fault(&error))?;
+    let pieces = pieces(text).map_err(|rest| {
+        let rest: String = rest.chars().take(40).collect();
+        format!("`{{{{{rest}` has no end: expected `}}}}`, or `{{{{ '{{{{' }}}}` where `{{{{` itself is meant")
+    })?;
     let mut tasks = Vec::new();
-    for expression in placeholders(text) {
-        tasks.extend(tasks_read(expression)?);
+    let mut count = 0;
+    for piece in pieces {
+        let Piece::Placeholder(expression) = piece else { continue };
+        count += 1;
+        if count > MAX_PLACEHOLDERS {
+            return Err(format!("the field has more than {MAX_PLACEHOLDERS} placeholders"));
+        }
+        if expression.starts_with(['-', '+']) {
+            return Err("`{{-` is not known: nothing around a placeholder is cut off; write `{{ `".into());
+        }
+        tasks.extend(check(expression, inputs)?);
     }
-    check_roots(template.undeclared_variables(false))?;
     Ok(tasks)
 }
 
-/// Checks a `when` expression and names the tasks that it reads.
+/// Checks a `when` expression against the names of the declared inputs, and names the tasks that it reads.
 ///
 /// # Errors
 /// Says what is wrong and what would be right.
-pub fn check_expression(text: &str) -> Result<Vec<String>, String> {
-    if text.len() > MAX_EXPRESSION_BYTES {
-        return Err(format!("the expression has {} bytes; at most {MAX_EXPRESSION_BYTES} are allowed", text.len()));
-    }
+pub fn check_expression(text: &str, inputs: &[&str]) -> Result<Vec<String>, String> {
     if text.contains("{{") {
         return Err("`when` is an expression by itself; write it without `{{ }}`".into());
     }
-    let environment = environment();
-    let expression = environment.compile_expression(text).map_err(|error| syntax_fault(&error))?;
-    let tasks = tasks_read(text)?;
-    check_roots(expression.undeclared_variables(false))?;
-    Ok(tasks)
+    check(text, inputs)
 }
 
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::empty();
-    let [block, block_end, comment, comment_end] = CONTROL_DELIMITERS.map(String::from);
-    let syntax = SyntaxConfig::builder()
-        .block_delimiters(block, block_end)
-        .comment_delimiters(comment, comment_end)
-        .keep_trailing_newline(true)
-        .build()
-        .expect("the delimiters are distinct and not empty");
-    environment.set_syntax(syntax);
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment
+/// The tasks that an expression reads, as far as it can be told; for one that was checked, all.
+pub(super) fn tasks_of(expression: &str) -> impl Iterator<Item = String> {
+    let paths = paths(expression).into_iter().filter(|path| path.root == "tasks");
+    paths.filter_map(|path| path.steps.first().map(|id| (*id).to_string()))
 }
 
-fn syntax_fault(error: &minijinja::Error) -> String {
-    error.detail().map_or_else(|| error.kind().to_string(), ToString::to_string)
-}
-
-fn check_roots(names: impl IntoIterator<Item = String>) -> Result<(), String> {
-    let mut unknown: Vec<String> = names.into_iter().filter(|name| !ROOTS.contains(&name.as_str())).collect();
-    // The set has no order of its own; people see the names sorted.
-    unknown.sort();
-    match unknown.first() {
-        None => Ok(()),
+fn check(expression: &str, inputs: &[&str]) -> Result<Vec<String>, String> {
+    if expression.len() > MAX_EXPRESSION_BYTES {
+        let length = expression.len();
+        return Err(format!("the expression has {length} bytes; at most {MAX_EXPRESSION_BYTES} are allowed"));
+    }
+    if Scan::new(expression).take(MAX_TOKENS + 1).count() > MAX_TOKENS {
+        return Err(format!("the expression is too long: it has more than {MAX_TOKENS} words and signs"));
+    }
+    let environment = scope::environment(0);
+    let compiled = environment.compile_expression(expression).map_err(|error| scope::fault(&error))?;
+    let paths = paths(expression);
+    if paths.len() > MAX_PATHS {
+        return Err(format!("the expression looks up {} values; at most {MAX_PATHS} are allowed", paths.len()));
+    }
+    let mut tasks = Vec::new();
+    for path in &paths {
+        tasks.extend(check_path(path, inputs)?);
+    }
+    check_form(expression)?;
+    // minijinja's set has no order of its own; people see the first name of the alphabet.
+    match compiled.undeclared_variables(false).into_iter().filter(|name| !ROOTS.contains(&name.as_str())).min() {
+        None => Ok(tasks),
         Some(name) => Err(format!("`{name}` is not known here; use `tasks.<id>`, `inputs.<name>` or `execution`")),
     }
 }
 
-/// The text inside each `{{ … }}`. The text is known to be well formed.
-fn placeholders(text: &str) -> Vec<&str> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("{{") {
-        let inner = &rest[start + 2..];
-        let end = end_of_placeholder(inner);
-        found.push(&inner[..end]);
-        rest = inner.get(end + 2..).unwrap_or_default();
-    }
-    found
-}
-
-/// Where `}}` stands outside strings.
-fn end_of_placeholder(text: &str) -> usize {
-    let mut scan = Scan { text, at: 0 };
-    while let Some(token) = scan.next() {
-        if token == Token::Other('}') && text[scan.at..].starts_with('}') {
-            return scan.at - 1;
+/// The task that a path reads, if it reads one.
+fn check_path(path: &Path<'_>, inputs: &[&str]) -> Result<Option<String>, String> {
+    match (path.root, path.steps.as_slice()) {
+        ("tasks", steps) => check_task(path, steps).map(Some),
+        ("inputs", [name, ..]) if !inputs.contains(name) => Err(match inputs {
+            [] => format!("`{}` reads an input, but the workflow declares none; add it to `inputs`", path.text),
+            _ => format!("the workflow declares no input `{name}`; it has {}", listed(inputs)),
+        }),
+        ("execution", [name, ..]) if !EXECUTION_ATTRIBUTES.contains(name) => {
+            Err(format!("an execution has no `{name}`; it has {}", EXECUTION_ATTRIBUTES.join(", ")))
         }
-    }
-    text.len()
-}
-
-/// The ids after `tasks.` and in `tasks['…']`.
-fn tasks_read(expression: &str) -> Result<Vec<String>, String> {
-    let mut scan = Scan { text: expression, at: 0 };
-    let mut found = Vec::new();
-    let mut after_dot = false;
-    while let Some(token) = scan.next() {
-        if token == Token::Name("tasks") && !after_dot {
-            found.push(one_task(&mut scan)?);
+        ("inputs" | "execution", []) if path.goes_on => {
+            Err(format!("`{}` is followed by something that is not a literal name; write `{0}.name`", path.root))
         }
-        after_dot = token == Token::Other('.');
+        _ => Ok(None),
     }
-    Ok(found)
 }
 
-/// What stands after `tasks`: `.id.attribute` or `['id'].attribute`.
-fn one_task(scan: &mut Scan<'_>) -> Result<String, String> {
-    const FORM: &str = "name the task: `tasks.build.output` or `tasks['build-image'].output`";
-    let id = match (scan.next(), scan.next()) {
-        (Some(Token::Other('.')), Some(Token::Name(id))) => id.to_string(),
-        (Some(Token::Other('[')), Some(Token::Text(id))) if scan.next() == Some(Token::Other(']')) => id.to_string(),
-        _ => return Err(format!("`tasks` is followed by something that is not a literal id; {FORM}")),
-    };
-    let ahead = scan.at;
-    match (scan.next(), scan.next()) {
-        (Some(Token::Other('.')), Some(Token::Name(attribute))) if TASK_ATTRIBUTES.contains(&attribute) => Ok(id),
-        (Some(Token::Other('-')), _) => {
-            scan.at = ahead;
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 10;
+    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ") + &more
+}
+
+fn check_task(path: &Path<'_>, steps: &[&str]) -> Result<String, String> {
+    match steps {
+        [] => Err("`tasks` is followed by something that is not a literal id; name the task: `tasks.build.output` or \
+                   `tasks['build-image'].output`"
+            .into()),
+        [id] if path.after.peek() == Some(Token::Other('-')) => {
             Err(format!("an id with `-` must be written in brackets: `tasks['{id}-…'].output`"))
         }
-        (Some(Token::Other('.')), Some(Token::Name(other))) => {
-            Err(format!("a task has no `{other}`; it has {}", TASK_ATTRIBUTES.join(", ")))
-        }
-        _ => Err(format!("`tasks.{id}` is a task, not a value; it has {}", TASK_ATTRIBUTES.join(", "))),
+        [id] => Err(format!("`tasks.{id}` is a task, not a value; it has {}", TASK_ATTRIBUTES.join(", "))),
+        [id, attribute, ..] if TASK_ATTRIBUTES.contains(attribute) => Ok((*id).to_string()),
+        [_, other, ..] => Err(format!("a task has no `{other}`; it has {}", TASK_ATTRIBUTES.join(", "))),
     }
 }
 
-/// Just enough of a lexer to tell names from strings and the rest.
-struct Scan<'a> {
-    text: &'a str,
-    at: usize,
+/// What an opening bracket opened.
+#[derive(PartialEq)]
+enum Open {
+    /// The arguments of a filter or a test.
+    Arguments,
+    /// A part of the expression.
+    Group,
+    /// An index of a value.
+    Index,
+    /// A literal list.
+    List,
 }
 
-#[derive(Debug, PartialEq)]
-enum Token<'a> {
-    Name(&'a str),
-    Text(&'a str),
-    Other(char),
-}
-
-impl<'a> Scan<'a> {
-    fn next(&mut self) -> Option<Token<'a>> {
-        let rest = self.text[self.at..].trim_start();
-        self.at = self.text.len() - rest.len();
-        let first = rest.chars().next()?;
-        if first == '\'' || first == '"' {
-            return Some(self.string(rest, first));
+/// Refuses what minijinja could do and fuel would not bound.
+fn check_form(expression: &str) -> Result<(), String> {
+    const LISTS: &str = "a list stands after `in` only, with literal values: `tasks.a.status in ['FAILED', 'SKIPPED']`";
+    let mut open = Vec::new();
+    let mut scan = Scan::new(expression);
+    // The token before, and the one before that.
+    let (mut before, mut earlier) = (None, None);
+    while let Some(token) = scan.next() {
+        if open.last() == Some(&Open::List) && !is_in_list(token) {
+            return Err(LISTS.into());
         }
-        let is_name = |c: char| c.is_alphanumeric() || c == '_';
-        if is_name(first) {
-            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
-            self.at += end;
-            return Some(Token::Name(&rest[..end]));
-        }
-        self.at += first.len_utf8();
-        Some(Token::Other(first))
-    }
-
-    fn string(&mut self, rest: &'a str, quote: char) -> Token<'a> {
-        let mut escaped = false;
-        for (i, c) in rest.char_indices().skip(1) {
-            match c {
-                _ if escaped => escaped = false,
-                '\\' => escaped = true,
-                _ if c == quote => {
-                    self.at += i + 1;
-                    return Token::Text(&rest[1..i]);
+        match token {
+            Token::Other('{') => return Err("`{ }` makes an object, which expressions cannot".into()),
+            Token::Other('(') => open.push(opened(before, earlier)?),
+            Token::Other('[') if before.is_some_and(Token::ends_value) => open.push(Open::Index),
+            Token::Other('[') if before == Some(Token::Name("in")) => open.push(Open::List),
+            Token::Other('[') => return Err(LISTS.into()),
+            Token::Other(')') => drop(open.pop()),
+            Token::Other(']') => {
+                let goes_on = matches!(
+                    scan.peek(),
+                    Some(Token::Other('+' | '-' | '*' | '/' | '%' | '~' | '|' | '.' | '[' | '('))
+                );
+                if open.pop() == Some(Open::List) && goes_on {
+                    return Err(LISTS.into());
                 }
-                _ => {}
             }
+            Token::Other(',') if !matches!(open.last(), Some(Open::Arguments | Open::List)) => {
+                return Err("`,` stands between the arguments of a filter only".into());
+            }
+            Token::Name(name) => check_name(name, before, earlier)?,
+            _ => {}
         }
-        self.at = self.text.len();
-        Token::Text(&rest[1..])
+        (earlier, before) = (before, Some(token));
     }
+    Ok(())
+}
+
+fn is_in_list(token: Token<'_>) -> bool {
+    match token {
+        Token::Text(_) | Token::Other(',' | '-' | '.' | ']') => true,
+        Token::Name(name) => {
+            name.starts_with(|c: char| c.is_ascii_digit()) || matches!(name, "true" | "false" | "none")
+        }
+        Token::Other(_) => false,
+    }
+}
+
+fn opened(before: Option<Token<'_>>, earlier: Option<Token<'_>>) -> Result<Open, String> {
+    let Some(before) = before.filter(|token| token.ends_value()) else { return Ok(Open::Group) };
+    match (before, earlier) {
+        (Token::Name(_), Some(Token::Other('|') | Token::Name("is"))) => Ok(Open::Arguments),
+        // `is not name(…)`
+        (Token::Name(name), Some(Token::Name("not"))) if TESTS.contains(&name) => Ok(Open::Arguments),
+        _ => Err(format!("nothing can be called but filters: `value | name(…)` with one of {}", FILTERS.join(", "))),
+    }
+}
+
+fn check_name(name: &str, before: Option<Token<'_>>, earlier: Option<Token<'_>>) -> Result<(), String> {
+    let is_test = match before {
+        Some(Token::Other('|')) if FILTERS.contains(&name) => return Ok(()),
+        Some(Token::Other('|')) => {
+            return Err(format!("there is no filter `{name}`; there are {}", FILTERS.join(", ")));
+        }
+        Some(Token::Name("is")) => name != "not",
+        Some(Token::Name("not")) => earlier == Some(Token::Name("is")),
+        _ => false,
+    };
+    if is_test && !TESTS.contains(&name) {
+        return Err(format!("there is no test `{name}`; there are {}", TESTS.join(", ")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -204,10 +238,10 @@ mod tests {
     fn the_tasks_that_a_field_reads_are_known() {
         // S-DATA-2
         let field = "v{{ tasks.build.output.version }} of {{ tasks['build-image'].output }} for {{ inputs.env }}";
-        assert_eq!(check_field(field), Ok(vec!["build".into(), "build-image".into()]));
-        assert_eq!(check_field("plain, ${#array} and {% %} and {# #}"), Ok(vec![]));
-        assert_eq!(check_field("{{ '{{' }} and {{ '}}' ~ tasks.a.status }}"), Ok(vec!["a".into()]));
-        assert_eq!(check_field("{{ 'tasks.fake.output' }}"), Ok(vec![]));
+        assert_eq!(check_field(field, &["env", "x"]), Ok(vec!["build".into(), "build-image".into()]));
+        assert_eq!(check_field("plain, ${#array} and {% %} and {# #}", &[]), Ok(vec![]));
+        assert_eq!(check_field("{{ '{{' }} and {{ '}}' ~ tasks.a.status }}", &[]), Ok(vec!["a".into()]));
+        assert_eq!(check_field("{{ 'tasks.fake.output' }}", &[]), Ok(vec![]));
     }
 
     #[test]
@@ -224,7 +258,7 @@ mod tests {
             ("{{ 1 + }}", "unexpected"),
             ("\u{1}", "control characters"),
         ] {
-            let fault = check_field(field).expect_err(field);
+            let fault = check_field(field, &["env", "x"]).expect_err(field);
             assert!(fault.contains(words), "{field}: {fault}");
         }
     }
@@ -233,15 +267,15 @@ mod tests {
     fn a_when_expression_is_checked_like_a_placeholder() {
         // S-COND-3
         assert_eq!(
-            check_expression("tasks.a.status == 'COMPLETED' and not tasks['b'].output.ok"),
+            check_expression("tasks.a.status == 'COMPLETED' and not tasks['b'].output.ok", &[]),
             Ok(vec!["a".into(), "b".into()])
         );
         for (expression, words) in
             [("tasks.a.status ==", "unexpected"), ("x > 1", "`x` is not known"), ("{{ inputs.x }}", "without `{{ }}`")]
         {
-            let fault = check_expression(expression).expect_err(expression);
+            let fault = check_expression(expression, &[]).expect_err(expression);
             assert!(fault.contains(words), "{expression}: {fault}");
         }
-        assert!(check_expression(&"1+".repeat(3_000)).expect_err("long").contains("4096"));
+        assert!(check_expression(&"1+".repeat(3_000), &[]).expect_err("long").contains("4096"));
     }
 }

@@ -79,6 +79,23 @@ impl TaskStatus {
         Self::ALL.into_iter().find(|status| *status as u8 == number)
     }
 
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Waiting => "WAITING",
+            Self::Queued => "QUEUED",
+            Self::Running => "RUNNING",
+            Self::Retrying => "RETRYING",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+            Self::TimedOut => "TIMED_OUT",
+            Self::Skipped => "SKIPPED",
+            Self::Blocked => "BLOCKED",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+
     /// Whether it is for ever.
     pub fn is_terminal(self) -> bool {
         self >= Self::Completed
@@ -216,10 +233,15 @@ pub fn remedy(error: &TaskError, exit_code: Option<i32>) -> &'static str {
         (ErrorKind::Timeout, ..) => "raise the limit that the message names, or find what it waited for in its log",
         (ErrorKind::Output, ..) => "with `output_format: JSON` write one JSON document of at most 1 MiB",
         (ErrorKind::Lost, ..) => "noxd went down under it too often; see noxd's own log, then execute again",
-        (ErrorKind::Template, ..) => "correct the placeholder, or give the task before it an output that has the value",
-        (ErrorKind::Agent, ..) => "see the attempt's log for what the agent said",
-        (ErrorKind::RateLimited, ..) => "wait for the agent's quota to be renewed",
-        (ErrorKind::Internal, ..) => "see noxd's own log, and report it",
+        (ErrorKind::Template, ..) => {
+            "correct the placeholder, or the task whose output it reads, then execute again; `| default(…)` fills in for \
+             what may be missing"
+        }
+        (ErrorKind::Agent, ..) => {
+            "the agent's own words are in the task's log; correct what it was asked, or the agent"
+        }
+        (ErrorKind::RateLimited, ..) => "wait until the agent's provider takes more, or give the task more attempts",
+        (ErrorKind::Internal, ..) => "this is a fault of noxd: report it with noxd's own log",
         (ErrorKind::Rejected | ErrorKind::Cancelled, ..) => "",
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! It looks at the definition alone; whether a workflow of that id exists, or an agent is known, is asked elsewhere.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    rc::Rc,
+};
 
 use super::{
     dependency::Graph,
@@ -56,7 +59,13 @@ pub fn check(spec: &WorkflowSpec) -> Result<Graph, Vec<Violation>> {
         return Err(faults.0);
     }
     let graph = Graph::build(&spec.tasks, &index);
-    let mut references = References { spec, index: &index, graph: graph.as_ref().ok(), budget: ANCESTRY_BUDGET };
+    let mut references = References {
+        spec,
+        index: &index,
+        graph: graph.as_ref().ok(),
+        inputs: spec.inputs.iter().map(|input| input.name.as_str()).collect(),
+        budget: ANCESTRY_BUDGET,
+    };
     for position in 0..spec.tasks.len() {
         references.of_task(position, &mut faults);
     }
@@ -302,6 +311,8 @@ struct References<'a> {
     index: &'a BTreeMap<&'a str, TaskIndex>,
     /// Absent where the dependencies themselves have faults: then only the ids are checked.
     graph: Option<&'a Graph>,
+    /// Names of the declared inputs.
+    inputs: Rc<[&'a str]>,
     budget: usize,
 }
 
@@ -314,11 +325,12 @@ impl References<'_> {
         }
         let field = |name: &str| format!("tasks[{position}].{name}");
         if !task.when.is_empty() {
-            let read = expression::check_expression(&task.when);
+            let read = expression::check_expression(&task.when, &self.inputs);
             self.read(position, &field("when"), Reason::ConditionInvalid, read, faults);
         }
+        let inputs = Rc::clone(&self.inputs);
         let mut text = |name: String, text: &str, faults: &mut Faults| {
-            let read = expression::check_field(text);
+            let read = expression::check_field(text, &inputs);
             self.read(position, &name, Reason::PlaceholderInvalid, read, faults);
         };
         text(field("title"), &task.title, faults);
