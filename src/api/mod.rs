@@ -192,8 +192,8 @@ fn answered<T>(reading: Reading<T>) -> Result<T, Status> {
 /// All services, with health and reflection.
 pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server::Error> {
     use v1::{
-        agent_service_server::AgentServiceServer, execution_service_server::ExecutionServiceServer, system_service_server::SystemServiceServer,
-        workflow_service_server::WorkflowServiceServer,
+        agent_service_server::AgentServiceServer, execution_service_server::ExecutionServiceServer,
+        system_service_server::SystemServiceServer, workflow_service_server::WorkflowServiceServer,
     };
     let workflows = WorkflowServiceServer::new(Workflows::new(api.clone()))
         .max_decoding_message_size(MAX_DEFINITION_BYTES)

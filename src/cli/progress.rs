@@ -234,9 +234,21 @@ impl Progress {
             }
             Kind::ExecutionCancelled(_) => Some(self.finish(event, Outcome::Cancelled)),
             // A process id is for diagnosis; the workflow's own history is another story than its execution's.
-            Kind::TaskSpawned(_) | Kind::WorkflowCreated(_) | Kind::WorkflowUpdated(_) | Kind::WorkflowDeleted(_) => {
-                None
-            }
+            Kind::TaskSpawned(_)
+            | Kind::WorkflowCreated(_)
+            | Kind::WorkflowUpdated(_)
+            | Kind::WorkflowDeleted(_)
+            | Kind::ExecutionFailFast(_)
+            | Kind::ExecutionTimeoutReached(_)
+            | Kind::HandlersStarted(_)
+            | Kind::TaskRetryScheduled(_)
+            | Kind::TaskRetryDue(_)
+            | Kind::TaskReady(_)
+            | Kind::ConditionError(_)
+            | Kind::TasksSkipped(_)
+            | Kind::ApprovalRequested(_)
+            | Kind::ApprovalResolved(_)
+            | Kind::ConcurrencyLimitSet(_) => None,
         }
     }
 

@@ -357,6 +357,9 @@ mod tests {
                 list_tasks ListTasksRequest ListTasksResponse;
                 get_task GetTaskRequest GetTaskResponse;
                 list_events ListEventsRequest ListEventsResponse;
+                explain_task ExplainTaskRequest ExplainTaskResponse;
+                rerun_execution RerunExecutionRequest RerunExecutionResponse;
+                resolve_approval ResolveApprovalRequest ResolveApprovalResponse;
             }
         }
 

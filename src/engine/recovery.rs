@@ -44,7 +44,7 @@ pub fn recover(reads: &Reads, concurrency_limit: u32) -> Result<Recovered, ReadE
         state.continue_after(revision, batch.time, batch.elapsed);
     }
     for (agent, limit) in reads.limits()? {
-        state.set_limit(agent.as_deref(), limit);
+        state.set_limit(agent.as_deref(), Some(limit));
     }
     let mut interrupted = Vec::new();
     let mut after: Option<ExecutionId> = None;

@@ -7,7 +7,7 @@ use crate::{
     machine::{
         execution::ExecutionStatus,
         ids::{Elapsed, ExecutionId, TaskIndex, Tick, Timestamp, WorkflowId},
-        message::{AttemptEnd, AttemptOutcome, Content, Event, ExecutionEnd, Operation, Recorded, Trigger},
+        message::{AttemptEnd, AttemptOutcome, Content, Event, ExecutionEnd, Inputs, Operation, Recorded, Trigger},
         state::State,
         step::Step,
         workflow::{Action, Definition, TaskSpec, WorkflowSpec},
@@ -137,6 +137,7 @@ fn start(workflow: &str, execution: u128) -> Command {
         execution: ExecutionId(execution),
         workflow: name(workflow),
         labels: BTreeMap::new(),
+        inputs: Inputs::default(),
         trigger: Trigger::Manual,
     }
 }
@@ -182,7 +183,7 @@ async fn a_workflow_runs_and_its_history_can_be_read() {
     handle.submit(wants(start("w", 1))).await.expect("started");
     assert_eq!(end_of(&handle, 1).await, ExecutionEnd::Completed);
     let execution = handle.reads().execution(ExecutionId(1)).expect("readable").expect("there");
-    assert_eq!((execution.status, execution.counts.open()), (ExecutionStatus::Completed, 0));
+    assert_eq!((execution.status, execution.counts().open()), (ExecutionStatus::Completed, 0));
     let events = handle.reads().events(ExecutionId(1), 0, 1_000).expect("readable");
     assert_eq!(events.len(), 1 + 2 * 3 + 1);
     world.close().await;
@@ -373,7 +374,7 @@ async fn a_full_disk_refuses_new_work_and_lets_what_runs_end() {
     handle.report(vec![succeeded(attempt)]).await.expect("taken");
     let mut watch = handle.watch(Scope::Execution(ExecutionId(1)), 0);
     while !matches!(watch.next().await.expect("readable").expect("more").event, Event::TaskEnded { .. }) {}
-    assert_eq!(handle.reads().execution(ExecutionId(1)).expect("readable").expect("there").counts.open(), 1);
+    assert_eq!(handle.reads().execution(ExecutionId(1)).expect("readable").expect("there").counts().open(), 1);
     assert!(effects.try_recv().is_err(), "`b` is held");
     handle.submit(control(Operation::Pause, "w")).await.expect("controls are taken");
     handle.submit(control(Operation::Resume, "w")).await.expect("controls are taken");
@@ -397,7 +398,13 @@ async fn one_large_message_is_committed_in_parts() {
         let Command::StartExecution { execution, workflow, trigger, .. } = start("w", execution) else {
             unreachable!()
         };
-        wants(Command::StartExecution { execution, workflow, trigger, labels: labels.clone() })
+        wants(Command::StartExecution {
+            execution,
+            workflow,
+            trigger,
+            labels: labels.clone(),
+            inputs: Inputs::default(),
+        })
     };
     let syncs = world.disk.count(crate::store::simulated::Operation::Sync);
     let answers = handle.submit_all((1..=300).map(large).collect()).await.expect("alive");

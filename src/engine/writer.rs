@@ -24,12 +24,12 @@ use super::{
 };
 use crate::{
     machine::{
-        decide,
+        control,
         explain::{self, Blocker},
         ids::{Actor, ExecutionId, TaskIndex, Tick, WorkflowId},
         judgement::TaskResult,
-        parallel::Admission,
         message::{Command, Content, Effect, Event, Operation, Rejection, Reply, Trigger},
+        parallel::Admission,
         step::{Machine, Step},
     },
     store::{Store, StoreError},
@@ -136,7 +136,8 @@ impl Writer {
 
     /// One batch: decide, make durable, then let out. One whose events grow large is committed in parts.
     fn batch(&mut self, messages: Vec<Message>) -> Result<(), Fatal> {
-        let mut batch = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new(), explained: Vec::new() };
+        let mut batch =
+            Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new(), explained: Vec::new() };
         self.has_room = self.store.free_for_new_work();
         self.begun |= messages.iter().any(|message| matches!(message, Message::Begin));
         self.machine.state_mut().hold_admission(!self.begun || !self.has_room);
@@ -338,7 +339,7 @@ impl Writer {
         batch: &mut Batch,
     ) -> Result<Result<Reply, Rejection>, Fatal> {
         self.load_workflow(workflow)?;
-        let active = match decide::controlled(self.machine.state(), operation, workflow) {
+        let active = match control::controlled(self.machine.state(), operation, workflow) {
             Ok(active) => active,
             Err(rejection) => return Ok(Err(rejection)),
         };

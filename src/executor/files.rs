@@ -63,7 +63,7 @@ impl DataLayout {
     ///
     /// # Errors
     /// What the system says.
-    pub fn make_execution(&self, execution: ExecutionId) -> io::Result<()> {
+    pub fn make_execution(&self, execution: ExecutionId, inputs: &str) -> io::Result<()> {
         let logs = self.execution(execution).join("logs");
         if logs.exists() {
             return Ok(());
@@ -72,9 +72,9 @@ impl DataLayout {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(&work)?;
-        let inputs = self.inputs_file(execution);
-        if !inputs.exists() {
-            fs::write(&inputs, "{}\n")?;
+        let file = self.inputs_file(execution);
+        if !file.exists() {
+            fs::write(&file, format!("{inputs}\n"))?;
         }
         // Last: once the logs directory is there, so is the rest.
         builder.create(logs)

@@ -15,12 +15,13 @@ mod spawn;
 mod termination;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -28,10 +29,13 @@ use self::{
     process::{ProcessEnd, ProcessReport, ProcessSpec, StopCause, StopSignal, Stopper},
 };
 use crate::{
-    engine::Handle,
+    engine::{Handle, read::Reads},
     machine::{
+        facts::{ExecutionFacts, Facts, TaskFacts},
         ids::{AttemptKey, WorkflowId},
-        message::{self, AttemptEnd, AttemptOutcome, Command, Effect, Output},
+        judgement::TaskResult,
+        message::{self, AttemptEnd, AttemptOutcome, Command, Effect, Filling, Output},
+        placeholder::{self, RenderedTask},
         workflow::{Action, CommandAction, Definition, OutputFormat, TaskSpec},
     },
 };
@@ -112,12 +116,12 @@ impl Executor {
         let mut done = Vec::new();
         for effect in batch {
             match effect {
-                Effect::StartAttempt { attempt, workflow, definition } => {
-                    if is_instant(definition.task(attempt.task)) {
+                Effect::StartAttempt { attempt, workflow, definition, inputs, filling } => {
+                    if is_instant(definition.task(attempt.task)) && filling.is_none() {
                         // Nothing to wait for: the ends of a batch go back together.
                         done.push(ended(attempt, succeeded_with_nothing()));
                     } else {
-                        self.start_attempt(attempt, workflow, definition);
+                        self.start_attempt(Assignment { key: attempt, workflow, definition, inputs, filling });
                     }
                 }
                 Effect::StopAttempt { attempt, cause } => {
@@ -125,7 +129,9 @@ impl Executor {
                     if let Some(stopper) = self.running_map().get(&attempt) {
                         stopper.stop(match cause {
                             message::StopCause::Cancelled => StopCause::Cancelled,
-                            message::StopCause::TimedOut => StopCause::TimedOut,
+                            message::StopCause::TimedOut(_) | message::StopCause::ExecutionTimedOut => {
+                                StopCause::TimedOut
+                            }
                         });
                     }
                 }
@@ -144,46 +150,68 @@ impl Executor {
         });
     }
 
-    fn start_attempt(&self, key: AttemptKey, workflow: WorkflowId, definition: Arc<Definition>) {
+    fn start_attempt(&self, assignment: Assignment) {
         let (stopper, signal) = Stopper::new();
+        let key = assignment.key;
         self.running_map().insert(key, stopper);
         let executor = self.clone();
         self.shared.attempts.spawn(async move {
-            let task = definition.task(key.task);
-            let outcome = match &task.action {
-                Some(Action::Noop { duration_micros }) => noop(Duration::from_micros(*duration_micros), signal).await,
-                Some(Action::Command(command)) => executor.command(key, &workflow, task, command, signal).await,
-                Some(Action::Approval(_)) | None => AttemptOutcome::bare(AttemptEnd::NotSpawned(
-                    "the task has no action, and this build of noxd has no agents that could do it".into(),
-                )),
-            };
+            let outcome = executor.attempt(assignment, signal).await;
             executor.running_map().remove(&key);
             // An engine that has stopped recovers this attempt when it opens again.
             let _ = executor.shared.engine.report(vec![ended(key, outcome)]).await;
         });
     }
 
+    async fn attempt(&self, assignment: Assignment, signal: StopSignal) -> AttemptOutcome {
+        let assignment = Arc::new(assignment);
+        let command = match assignment.filling {
+            None => None,
+            // The results that placeholders read may come from the disk.
+            Some(_) => {
+                let (reads, assignment) = (self.shared.engine.reads().clone(), Arc::clone(&assignment));
+                match tokio::task::spawn_blocking(move || filled_in(&assignment, &reads)).await {
+                    Ok(Ok(rendered)) => rendered.command,
+                    Ok(Err(end)) => return AttemptOutcome::bare(end),
+                    Err(_) => return AttemptOutcome::bare(AttemptEnd::Interrupted("noxd shut down")),
+                }
+            }
+        };
+        let task = assignment.definition.task(assignment.key.task);
+        match &task.action {
+            Some(Action::Noop { duration_micros }) => noop(Duration::from_micros(*duration_micros), signal).await,
+            Some(Action::Command(literal)) => {
+                self.command(&assignment, task, command.as_ref().unwrap_or(literal), signal).await
+            }
+            Some(Action::Approval(_)) | None => AttemptOutcome::bare(AttemptEnd::NotSpawned(
+                "the task has no action, and this build of noxd has no agents that could do it".into(),
+            )),
+        }
+    }
+
     async fn command(
         &self,
-        key: AttemptKey,
-        workflow: &WorkflowId,
+        assignment: &Assignment,
         task: &TaskSpec,
         command: &CommandAction,
         signal: StopSignal,
     ) -> AttemptOutcome {
-        let layout = &self.shared.config.layout;
+        let (layout, key) = (&self.shared.config.layout, assignment.key);
         let made = {
-            let layout = layout.clone();
-            tokio::task::spawn_blocking(move || layout.make_execution(key.execution)).await
+            let (layout, inputs) = (layout.clone(), Arc::clone(&assignment.inputs));
+            tokio::task::spawn_blocking(move || layout.make_execution(key.execution, &inputs)).await
         };
         if let Ok(Err(error)) = made {
             let words =
                 format!("the directory of the execution could not be made under {}: {error}", layout.root().display());
             return AttemptOutcome::bare(AttemptEnd::NotSpawned(words));
         }
-        let spec = self.spec(key, workflow, task, command);
+        let spec = self.spec(key, &assignment.workflow, task, command);
+        let (activity, idle) = (Arc::clone(&spec.activity), task.idle_timeout_micros.map(Duration::from_micros));
         let (spawned, identity) = tokio::sync::oneshot::channel();
+        let begins = Arc::clone(&activity);
         let run = process::run(spec, signal, move |identity| {
+            begins.notify_one();
             // The receiver lives as long as the run.
             let _ = spawned.send(identity);
         });
@@ -197,8 +225,26 @@ impl Executor {
             // An engine that has stopped finds the process by its environment.
             let _ = self.shared.engine.report(vec![Command::AttemptSpawned { attempt: key, process }]).await;
         };
+        let run = async {
+            tokio::select! {
+                report = run => report,
+                never = self.tell_silence(key, idle, &activity) => match never {},
+            }
+        };
         let (report, ()) = tokio::join!(run, tell);
         outcome_of(report)
+    }
+
+    /// Tells the engine once when an attempt has been silent for too long: the machine decides what that means. Its
+    /// start is the first sign of life.
+    async fn tell_silence(&self, key: AttemptKey, idle: Option<Duration>, activity: &Notify) -> Infallible {
+        if let Some(idle) = idle {
+            activity.notified().await;
+            while tokio::time::timeout(idle, activity.notified()).await.is_ok() {}
+            // An engine that has stopped recovers this attempt when it opens again.
+            let _ = self.shared.engine.report(vec![Command::AttemptSilent { attempt: key }]).await;
+        }
+        std::future::pending().await
     }
 
     fn spec(&self, key: AttemptKey, workflow: &WorkflowId, task: &TaskSpec, command: &CommandAction) -> ProcessSpec {
@@ -230,6 +276,7 @@ impl Executor {
             log_cap: config.log_cap,
             json_output: task.output_format == OutputFormat::Json,
             grace: config.grace,
+            activity: Arc::default(),
         }
     }
 
@@ -237,6 +284,52 @@ impl Executor {
         // A panic while it was held leaves the map whole: it is only ever inserted into and removed from.
         self.shared.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What an attempt is to do.
+struct Assignment {
+    key: AttemptKey,
+    workflow: WorkflowId,
+    definition: Arc<Definition>,
+    inputs: Arc<str>,
+    filling: Option<Box<Filling>>,
+}
+
+/// The task with its placeholders filled in, from what tasks before it left.
+fn filled_in(assignment: &Assignment, reads: &Reads) -> Result<RenderedTask, AttemptEnd> {
+    let Assignment { key, workflow, definition, inputs, filling } = assignment;
+    let Some(filling) = filling else { return Err(AttemptEnd::NotRendered("nothing is known of its values".into())) };
+    let mut tasks = BTreeMap::new();
+    for read in &filling.reads {
+        let spec = definition.task(read.task);
+        let result = match (read.source == key.execution, read.last_end) {
+            (true, 0) => Ok(TaskResult::default()),
+            (true, last_end) => reads.result_at(key.execution, read.task, last_end),
+            (false, _) => reads.result(read.source, read.task),
+        };
+        let result = result.map_err(|error| {
+            tracing::error!(%error, task = %spec.id, "what a task left could not be read");
+            AttemptEnd::NotRendered(format!("what task `{}` left could not be read; noxd's log says why", spec.id))
+        })?;
+        let facts = TaskFacts {
+            status: read.status,
+            output: result.output,
+            metadata: &spec.metadata,
+            exit_code: result.exit_code,
+            attempts: read.attempts,
+        };
+        tasks.insert(spec.id.as_str(), facts);
+    }
+    let execution = ExecutionFacts {
+        id: key.execution,
+        workflow,
+        version: filling.version,
+        started_at: filling.started_at,
+        labels: &filling.labels,
+    };
+    let facts = Facts { execution, inputs: Arc::clone(inputs), tasks };
+    placeholder::render_task(definition.task(key.task), &facts)
+        .map_err(|failure| AttemptEnd::NotRendered(format!("{}: {}", failure.field, failure.message)))
 }
 
 fn is_instant(task: &TaskSpec) -> bool {

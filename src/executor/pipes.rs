@@ -6,10 +6,12 @@
 //! It knows no process. Read first: [`Pump`], then [`Flow`].
 
 use std::io;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::census::off_thread;
@@ -46,16 +48,19 @@ pub(super) struct Sink {
     pub(super) stderr_tail: Tail,
     /// A pipe was closed although somebody could still write to it.
     pub(super) cut_off: bool,
+    /// Told whenever something was written.
+    activity: Arc<Notify>,
     chunk: Vec<u8>,
 }
 
 impl Sink {
-    pub(super) fn new(log: LogWriter, stdout: StdoutCapture) -> Self {
+    pub(super) fn new(log: LogWriter, stdout: StdoutCapture, activity: Arc<Notify>) -> Self {
         // The chunk is made at the first byte: many programs write nothing.
-        Self { log, stdout, stderr_tail: Tail::new(STDERR_TAIL_BYTES), cut_off: false, chunk: Vec::new() }
+        Self { log, stdout, stderr_tail: Tail::new(STDERR_TAIL_BYTES), cut_off: false, activity, chunk: Vec::new() }
     }
 
     fn take(&mut self, stream: LogStream, length: usize) {
+        self.activity.notify_one();
         let bytes = &self.chunk[..length];
         match stream {
             LogStream::Stdout => self.stdout.push(bytes),

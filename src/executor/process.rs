@@ -20,7 +20,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::census::{memory_high_water, off_thread, watch_end};
@@ -60,6 +60,8 @@ pub struct ProcessSpec {
     pub json_output: bool,
     /// How long after SIGTERM comes SIGKILL.
     pub grace: Duration,
+    /// Told whenever the program writes something.
+    pub activity: Arc<Notify>,
 }
 
 /// Why an attempt is stopped.
@@ -288,7 +290,7 @@ fn begin(spec: ProcessSpec, inherited: &[String]) -> Result<Begun, String> {
     match start() {
         Ok((started, identity, pipes)) => {
             let format = if spec.json_output { OutputFormat::Json } else { OutputFormat::Text };
-            let sink = Sink::new(log, StdoutCapture::new(format));
+            let sink = Sink::new(log, StdoutCapture::new(format), spec.activity);
             let Pipes { stdout, stderr, stdin } = pipes;
             Ok(Begun { started, identity, stdout, stderr, stdin, sink })
         }

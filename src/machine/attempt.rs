@@ -166,12 +166,17 @@ fn classify(
     let failed = |kind, message: String| (TaskEnd::Failed, Some((kind, message)));
     let timed_out = |what: &str, field: &str, limit: Option<u64>| {
         let limit = limit.map_or_else(String::new, |micros| format!(" of {}", seconds(micros)));
-        (TaskEnd::TimedOut, Some((ErrorKind::Timeout, format!("the {what} ran into its `{field}`{limit} and was ended"))))
+        (
+            TaskEnd::TimedOut,
+            Some((ErrorKind::Timeout, format!("the {what} ran into its `{field}`{limit} and was ended"))),
+        )
     };
     match (&outcome.end, state.stopping) {
         (AttemptEnd::Succeeded, _) => (TaskEnd::Completed, None),
         (AttemptEnd::Stopped | AttemptEnd::Interrupted(_), Some(cause)) => match cause {
-            StopCause::TimedOut(limit @ TimeLimit::Attempt) => timed_out("attempt", limit.as_str(), spec.timeout_micros),
+            StopCause::TimedOut(limit @ TimeLimit::Attempt) => {
+                timed_out("attempt", limit.as_str(), spec.timeout_micros)
+            }
             StopCause::TimedOut(limit @ TimeLimit::Idle) => {
                 timed_out("silent attempt", limit.as_str(), spec.idle_timeout_micros)
             }

@@ -98,7 +98,8 @@ pub(super) fn fail_fast(execution: &Execution, cause: TaskIndex, settled: &[Task
 }
 
 fn running(execution: &Execution, concerns: &impl Fn(Role) -> bool) -> u32 {
-    let count = execution.tasks_in(TaskStatus::Running).filter(|task| concerns(execution.definition.role(*task))).count();
+    let count =
+        execution.tasks_in(TaskStatus::Running).filter(|task| concerns(execution.definition.role(*task))).count();
     u32::try_from(count).expect("bounded by MAX_TASKS")
 }
 
@@ -110,8 +111,5 @@ fn call_off(execution: &Execution, concerns: impl Fn(Role) -> bool, settled: &[T
         .map(|(task, _)| task)
         .filter(|task| concerns(execution.definition.role(*task)) && settled.binary_search(task).is_err())
         .collect();
-    tasks
-        .chunks(TASKS_AT_ONCE)
-        .map(|tasks| of(execution, Event::TasksCancelled { tasks: tasks.to_vec() }))
-        .collect()
+    tasks.chunks(TASKS_AT_ONCE).map(|tasks| of(execution, Event::TasksCancelled { tasks: tasks.to_vec() })).collect()
 }

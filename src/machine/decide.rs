@@ -7,8 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    approval, attempt,
-    control,
+    approval, attempt, control,
     execution::{Execution, Turn},
     ids::{Actor, ExecutionId, TaskIndex, Tick, WorkflowId},
     input,

@@ -100,7 +100,8 @@ pub fn explain(state: &State, id: ExecutionId, task_id: &str) -> Result<Vec<Bloc
         TaskStatus::Waiting => vec![approval(execution, task, waiting)],
         TaskStatus::Retrying => {
             let words = format!("attempt {} failed, and the delay before the next one is not over", waiting.attempt);
-            let backoff = Blocker { until: Some(waiting.deadline_at), ..blocker(BlockerKind::Backoff, words, execution) };
+            let backoff =
+                Blocker { until: Some(waiting.deadline_at), ..blocker(BlockerKind::Backoff, words, execution) };
             let since = Timestamp(waiting.deadline_at.0.saturating_sub_unsigned(waiting.backoff_micros));
             [Some(Blocker { since, ..backoff }), pause(execution)].into_iter().flatten().collect()
         }
@@ -156,10 +157,8 @@ fn approval(execution: &Execution, task: TaskIndex, waiting: &TaskState) -> Bloc
         Some(Action::Approval(approval)) if !approval.approvers.is_empty() => approval.approvers.join(", "),
         _ => "anybody".into(),
     };
-    let words = format!(
-        "it waits for an answer by {who}; `noxctl execution approve {} {}` gives it",
-        execution.id, spec.id
-    );
+    let words =
+        format!("it waits for an answer by {who}; `noxctl execution approve {} {}` gives it", execution.id, spec.id);
     let until = waiting.deadline.map(|_| waiting.deadline_at);
     Blocker { since: waiting.ready_at, until, ..blocker(BlockerKind::Approval, words, execution) }
 }
@@ -182,7 +181,8 @@ fn queued(state: &State, execution: &Execution, task: TaskIndex, waiting: &TaskS
         blockers.push(since(blocker(BlockerKind::Noxd, why.into(), execution)));
     }
     let limits = state.admission.blockers(execution.id, task, &execution.definition);
-    blockers.extend(limits.iter().map(|limit| since(blocker(BlockerKind::Limit, limit_words(state, limit), execution))));
+    blockers
+        .extend(limits.iter().map(|limit| since(blocker(BlockerKind::Limit, limit_words(state, limit), execution))));
     if blockers.is_empty() {
         let words = format!("it has room, and waits for its turn among {} queued tasks", state.admission.queued());
         blockers.push(since(blocker(BlockerKind::Queue, words, execution)));

@@ -62,6 +62,11 @@ pub fn tasks_read(task: &TaskSpec) -> Vec<String> {
     ids
 }
 
+/// Whether any field of the task has placeholders.
+pub fn is_filled_in(task: &TaskSpec) -> bool {
+    texts(task).any(expression::has_placeholder)
+}
+
 /// Every field that may have placeholders.
 fn texts(task: &TaskSpec) -> impl Iterator<Item = &str> {
     let command = match &task.action {

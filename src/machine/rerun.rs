@@ -43,8 +43,8 @@ pub fn plan(source: &Execution, tasks: &[String]) -> Result<RerunPlan, Rejection
     for stage in definition.graph().stages() {
         for &task in stage {
             let status = source.tasks[task as usize].status;
-            let is_good = matches!(status, TaskStatus::Completed | TaskStatus::Skipped)
-                || is_excused(definition, task, status);
+            let is_good =
+                matches!(status, TaskStatus::Completed | TaskStatus::Skipped) || is_excused(definition, task, status);
             let after_one = definition.graph().dependencies(task).iter().any(|before| redo[*before as usize]);
             // With named tasks, what was not good before is done again all the same: nothing could come after it.
             redo[task as usize] |= !is_good || after_one || definition.role(task) != Role::Ordinary;

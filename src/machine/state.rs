@@ -122,8 +122,13 @@ impl State {
     }
 
     /// A limit that was set before the start.
-    pub fn set_limit(&mut self, agent: Option<&str>, limit: u32) {
-        self.admission.set_limit(agent, Some(limit));
+    pub fn set_limit(&mut self, agent: Option<&str>, limit: Option<u32>) {
+        match (agent, limit) {
+            (Some(agent), limit) => self.admission.set_agent_limit(agent, limit),
+            (None, Some(limit)) => self.admission.set_limit(limit),
+            // noxd as a whole always has one.
+            (None, None) => {}
+        }
     }
 
     /// Active executions of a workflow, oldest first.
@@ -262,7 +267,13 @@ impl State {
     }
 
     /// Takes note of an execution that has not ended and has nothing to do for now: it is not loaded.
-    pub fn note_dormant(&mut self, id: ExecutionId, workflow: WorkflowId, status: ExecutionStatus, wake: Option<Elapsed>) {
+    pub fn note_dormant(
+        &mut self,
+        id: ExecutionId,
+        workflow: WorkflowId,
+        status: ExecutionStatus,
+        wake: Option<Elapsed>,
+    ) {
         let workflow = self.alive_of.get_key_value(&workflow).map_or(workflow, |(known, _)| known.clone());
         self.alive_of.entry(workflow.clone()).or_default().insert(id);
         self.deadlines.extend(wake.map(|at| (at, id)));
@@ -316,7 +327,7 @@ impl State {
             (Event::WorkflowChanged { record: Some(record), .. }, Some(id), _) => {
                 self.workflows.insert(id.clone(), Arc::clone(record));
             }
-            (Event::ConcurrencyLimitSet { agent, limit }, ..) => self.admission.set_limit(agent.as_deref(), *limit),
+            (Event::ConcurrencyLimitSet { agent, limit }, ..) => self.set_limit(agent.as_deref(), *limit),
             (_, _, Some(id)) => self.follow(id, recorded),
             _ => {}
         }

@@ -9,7 +9,7 @@ use super::{
     decide::{self, Decided, FollowUp},
     execution::Execution,
     ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick},
-    message::{Command, Effect, Event, Recorded, Rejection, Reply, StopCause, Filling, TaskRead, Trigger},
+    message::{Command, Effect, Event, Filling, Recorded, Rejection, Reply, StopCause, TaskRead, Trigger},
     state::State,
 };
 
@@ -134,8 +134,9 @@ impl Machine {
                 inputs: Arc::clone(&execution.inputs),
                 filling: filling(execution, *task),
             }),
-            Event::TaskTimeoutReached { task, attempt, limit, .. } => effects
-                .push(Effect::StopAttempt { attempt: key(*task, *attempt), cause: StopCause::TimedOut(*limit) }),
+            Event::TaskTimeoutReached { task, attempt, limit, .. } => {
+                effects.push(Effect::StopAttempt { attempt: key(*task, *attempt), cause: StopCause::TimedOut(*limit) })
+            }
             Event::ExecutionCancelRequested { .. }
             | Event::ExecutionFailFast { .. }
             | Event::ExecutionTimeoutReached { .. } => {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::machine::{
-    execution::{Execution, ExecutionStatus},
+    execution::{Execution, ExecutionStatus, Moves},
     ids::{Elapsed, ExecutionId, Timestamp, WorkflowId},
-    message::{AttemptEnd, AttemptOutcome, Content, ExecutionEnd, Operation, TaskEnd, Trigger},
+    message::{AttemptEnd, AttemptOutcome, Content, ExecutionEnd, Inputs, Operation, TaskEnd, Trigger},
     task::TaskStatus,
     workflow::{Action, Definition, Priority, TaskSpec, WorkflowSpec},
 };
@@ -48,6 +48,7 @@ impl Story {
             execution: id,
             workflow,
             labels: BTreeMap::new(),
+            inputs: Inputs::default(),
             trigger: Trigger::Manual,
         })
     }
@@ -241,7 +242,7 @@ fn a_timeout_ends_the_attempt_and_says_so() {
     story.pass(4_999_999);
     assert!(story.take_effects().is_empty(), "not yet");
     story.pass(1);
-    assert_eq!(story.take_effects(), ["stop slow#1 TimedOut"]);
+    assert_eq!(story.take_effects(), ["stop slow#1 TimedOut(Attempt)"]);
     assert_eq!(story.tasks(), "slow Running, after Pending", "until its processes are gone");
     story.ends("slow", AttemptEnd::Stopped).expect("taken");
     assert_eq!(story.tasks(), "slow TimedOut, after Blocked");
@@ -388,9 +389,9 @@ fn an_execution_rebuilt_from_its_events_is_the_same() {
     let mut of_run = story.events.iter().filter(|recorded| recorded.execution == Some(RUN));
     let start = of_run.next().expect("a start");
     let definition = Arc::clone(&story.run().definition);
-    let mut rebuilt = Execution::begin(start, definition, &mut Vec::new()).expect("a start");
+    let mut rebuilt = Execution::begin(start, definition, &mut Moves::default()).expect("a start");
     for recorded in of_run {
-        rebuilt.evolve(recorded, &mut Vec::new());
+        rebuilt.evolve(recorded, &mut Moves::default());
     }
     assert_eq!(&rebuilt, story.run());
 
@@ -452,7 +453,7 @@ fn every_task_that_has_not_ended_has_an_attempt_or_a_reason_to_wait() {
                 .graph()
                 .dependencies(task)
                 .iter()
-                .any(|before| !run.tasks[*before as usize].status.satisfies_dependents());
+                .any(|before| !run.tasks[*before as usize].status.is_terminal());
             match state.status {
                 TaskStatus::Pending => assert!(waits_for_dependency, "{}", story.tasks()),
                 TaskStatus::Queued => assert_eq!(story.machine.state().admission().running(), 1, "{}", story.tasks()),

@@ -57,23 +57,6 @@ impl TaskStatus {
         Self::Cancelled,
     ];
 
-    /// As people read it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "PENDING",
-            Self::Waiting => "WAITING",
-            Self::Queued => "QUEUED",
-            Self::Running => "RUNNING",
-            Self::Retrying => "RETRYING",
-            Self::Completed => "COMPLETED",
-            Self::Failed => "FAILED",
-            Self::TimedOut => "TIMED_OUT",
-            Self::Skipped => "SKIPPED",
-            Self::Blocked => "BLOCKED",
-            Self::Cancelled => "CANCELLED",
-        }
-    }
-
     /// The status of that number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|status| *status as u8 == number)

@@ -42,10 +42,9 @@ impl EventRenderer {
             }
             (Event::ApprovalRequested { task }, _) => {
                 Kind::ApprovalRequested(match definition.as_ref().map(|d| &d.task(*task).action) {
-                    Some(Some(Action::Approval(approval))) => v1::ApprovalRequested {
-                        prompt: approval.prompt.clone(),
-                        approvers: approval.approvers.clone(),
-                    },
+                    Some(Some(Action::Approval(approval))) => {
+                        v1::ApprovalRequested { prompt: approval.prompt.clone(), approvers: approval.approvers.clone() }
+                    }
                     _ => v1::ApprovalRequested::default(),
                 })
             }
@@ -152,9 +151,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                 v1::ExecutionTimeoutReached { timeout: Some(duration(*timeout_micros)), running_tasks: *running };
             Kind::ExecutionTimeoutReached(told)
         }
-        Event::HandlersStarted { role } => {
-            Kind::HandlersStarted(v1::HandlersStarted { kind: role.as_str().into() })
-        }
+        Event::HandlersStarted { role } => Kind::HandlersStarted(v1::HandlersStarted { kind: role.as_str().into() }),
         Event::TaskReady { .. } => Kind::TaskReady(v1::TaskReady {}),
         Event::TaskRetryDue { .. } => Kind::TaskRetryDue(v1::TaskRetryDue {}),
         Event::ConditionError { expression, values, message, .. } => Kind::ConditionError(v1::ConditionError {
@@ -229,12 +226,8 @@ fn ended(end: TaskEnd, recorded: &Recorded) -> Kind {
 }
 
 fn waited(times: &Waited) -> Vec<v1::WaitedTime> {
-    let causes = [
-        ("dependency", times.dependency),
-        ("pause", times.pause),
-        ("backoff", times.backoff),
-        ("limit", times.limit),
-    ];
+    let causes =
+        [("dependency", times.dependency), ("pause", times.pause), ("backoff", times.backoff), ("limit", times.limit)];
     let known = causes.into_iter().filter(|(_, micros)| *micros > 0);
     known.map(|(cause, micros)| v1::WaitedTime { cause: cause.into(), duration: Some(duration(micros)) }).collect()
 }

@@ -37,6 +37,7 @@ impl Room {
         let store = format!("test-{}", std::process::id());
         let identity = [("STORE_ID", &*store), ("EXECUTION_ID", "e"), ("TASK_ID", "t"), ("ATTEMPT", &attempt)];
         ProcessSpec {
+            activity: Arc::default(),
             argv: argv.iter().map(ToString::to_string).collect(),
             env: vec![],
             identity: identity.map(|(name, value)| (format!("NOX_{name}"), value.to_owned())).into(),

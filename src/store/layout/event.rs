@@ -220,22 +220,18 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
         }
         Kind::HandlersStarted(role) => Event::HandlersStarted { role: decode_role(role)? },
         Kind::TaskReady(_) => Event::TaskReady { task: task? },
-        Kind::ConditionError(row) => Event::ConditionError {
-            task: task?,
-            expression: row.expression,
-            values: row.values,
-            message: row.message,
-        },
+        Kind::ConditionError(row) => {
+            Event::ConditionError { task: task?, expression: row.expression, values: row.values, message: row.message }
+        }
         Kind::ApprovalRequested(_) => Event::ApprovalRequested { task: task? },
         Kind::ApprovalResolved(row) => {
             Event::ApprovalResolved { task: task?, approved: row.approved, comment: row.comment }
         }
         Kind::TaskRetryDue(_) => Event::TaskRetryDue { task: task? },
         Kind::TasksSkipped(row) => Event::TasksSkipped { tasks: row.tasks, reason: row.reason },
-        Kind::ConcurrencyLimitSet(row) => Event::ConcurrencyLimitSet {
-            agent: (!row.agent.is_empty()).then(|| row.agent.into()),
-            limit: row.limit,
-        },
+        Kind::ConcurrencyLimitSet(row) => {
+            Event::ConcurrencyLimitSet { agent: (!row.agent.is_empty()).then(|| row.agent.into()), limit: row.limit }
+        }
         Kind::ExecutionEnded(end) => Event::ExecutionEnded {
             end: match end {
                 1 => ExecutionEnd::Completed,
