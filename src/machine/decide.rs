@@ -101,7 +101,7 @@ pub fn follow_up(state: &State, tick: Tick) -> Option<Decided> {
     if state.draining || state.held {
         return None;
     }
-    let (id, task) = state.admission.next()?;
+    let (id, task) = state.admission.next(tick.elapsed)?;
     let execution = state.executions.get(&id)?;
     let waiting = &execution.tasks[task as usize];
     let event = Event::TaskStarted {

@@ -184,10 +184,11 @@ impl State {
             match state.status {
                 // Whose noxd is gone has no deadline any more: it is ended anyway, and does not count (S-RETRY-7).
                 TaskStatus::Running => {
-                    self.admission.found_alive(AttemptKey { execution: id, task, attempt: state.attempt });
+                    let attempt = AttemptKey { execution: id, task, attempt: state.attempt };
+                    self.admission.found_alive(attempt, &execution.definition);
                 }
                 TaskStatus::Queued if execution.status == ExecutionStatus::Running => {
-                    self.admission.enqueue(id, task, execution.definition.task(task).priority);
+                    self.admission.enqueue(id, task, &execution.definition, self.elapsed);
                 }
                 _ => {}
             }
@@ -234,7 +235,7 @@ impl State {
         }
         if execution.status == ExecutionStatus::Running {
             for &task in &queued {
-                self.admission.enqueue(id, task, execution.definition.task(task).priority);
+                self.admission.enqueue(id, task, &execution.definition, self.elapsed);
             }
         }
         if execution.open_tasks() == 0 && !execution.status.is_terminal() {
@@ -274,7 +275,7 @@ impl State {
                 self.set_alive_status(id, ExecutionStatus::Running);
                 let Some(execution) = self.executions.get(&id) else { return };
                 for task in execution.tasks_in(TaskStatus::Queued) {
-                    self.admission.enqueue(id, task, execution.definition.task(task).priority);
+                    self.admission.enqueue(id, task, &execution.definition, self.elapsed);
                 }
             }
             Event::ExecutionCancelRequested { .. } => self.admission.withdraw(id),
@@ -282,7 +283,7 @@ impl State {
             Event::TaskStarted { task, attempt, .. } => {
                 let key = AttemptKey { execution: id, task: *task, attempt: *attempt };
                 let Some(execution) = self.executions.get(&id) else { return };
-                self.admission.admit(key, execution.definition.task(*task).priority);
+                self.admission.admit(key, recorded.elapsed);
                 self.deadlines.extend(execution.tasks[*task as usize].deadline.map(|at| (at, key)));
             }
             Event::TaskEnded { task, attempt, .. } => {
