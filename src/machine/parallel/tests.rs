@@ -237,7 +237,7 @@ fn a_task_that_waits_knows_which_limits_and_who_holds_their_slots() {
     assert_eq!(story.admit_all(), [(1, 0)]);
     let agent = LimitName::Agent("claude".to_string());
     let reached = LimitReached { limit: agent.clone(), most: 1, holders: vec![key(A, 0)], held: 1 };
-    assert_eq!(story.admission.blockers(A, 1, &definition), [reached.clone()]);
+    assert_eq!(story.admission.blockers(A, 1, &definition), std::slice::from_ref(&reached));
     assert_eq!(story.admission.blockers(B, 1, &definition), [reached], "nothing of B is here");
     story.admission.set_agent_limit("claude", Some(13));
     story.admit_all();
