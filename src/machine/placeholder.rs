@@ -264,3 +264,7 @@ fn shortened(text: &str) -> String {
     const SHOWN: usize = 100;
     if text.chars().count() <= SHOWN { text.into() } else { text.chars().take(SHOWN).chain(['…']).collect() }
 }
+
+#[cfg(test)]
+#[path = "placeholder_tests.rs"]
+mod tests;
