@@ -46,6 +46,10 @@ fn strings_render_as_they_are_and_other_values_as_compact_json() {
         ("{{ '{{' }} {{ '}}' }} ${#array} {% %} {# #}", "{{ }} ${#array} {% %} {# #}"),
         ("{{ inputs.gone | default('none') }} {{ 'a' if inputs.count > 2 else 'b' }}", "none a"),
         ("{{ tasks.build.output.tags | join(', ') }} {{ 'x' ~ tasks.build.output.tags }}", r#"a, b x["a","b"]"#),
+        (
+            "{{ inputs.env[:2] }}{{ inputs.env[0] }} {{ tasks.build.output.tags[-1] }} {{ 7 / 2 }} {{ 7 // 2 }}",
+            "ded b 3.5 3",
+        ),
         ("<{{ '<&\"\\'>' }}>", "<<&\"'>>"),
         ("no placeholder }} at all\n\n", "no placeholder }} at all\n\n"),
     ] {
