@@ -316,3 +316,7 @@ fn bounded_to(text: &str, most: usize) -> String {
     }
     text[..text.floor_char_boundary(most - MARK.len())].to_string() + MARK
 }
+
+#[cfg(test)]
+#[path = "condition_tests.rs"]
+mod tests;

@@ -278,4 +278,62 @@ mod tests {
         }
         assert!(check_expression(&"1+".repeat(3_000), &[]).expect_err("long").contains("4096"));
     }
+
+    #[test]
+    fn what_fuel_does_not_bound_and_what_is_not_there_is_refused() {
+        // S-COND-3
+        for (expression, words) in [
+            ("[tasks.a.output] == 1", "a list stands after `in` only"),
+            ("1 in [tasks.a.output]", "a list stands after `in` only"),
+            ("1 in ['x'] * 1000000", "a list stands after `in` only"),
+            ("1 in [['x'], ['y']]", "a list stands after `in` only"),
+            ("1 in ['x'] | length", "a list stands after `in` only"),
+            ("(1, 2) == 3", "`,` stands between the arguments"),
+            ("{'a': 1} == 1", "makes an object"),
+            ("range(1000000) == 1", "nothing can be called"),
+            ("tasks.a.output.keys() == 1", "nothing can be called"),
+            ("inputs.x()", "nothing can be called"),
+            ("inputs.x | batch(2)", "there is no filter `batch`; there are abs, default"),
+            ("inputs.x is divisibleby(2)", "there is no test `divisibleby`; there are boolean, defined"),
+            ("inputs.x is not odd", "there is no test `odd`"),
+            ("inputs.y == 1", "declares no input `y`; it has x"),
+            ("execution.nope == 1", "an execution has no `nope`; it has id"),
+            ("inputs[inputs.x]", "not a literal name"),
+            ("tasks.a.output[tasks.b.output] == nope", "`nope` is not known here"),
+        ] {
+            let fault = check_expression(expression, &["x"]).expect_err(expression);
+            assert!(fault.contains(words), "{expression}: {fault}");
+        }
+        let fault = check_field("{{ inputs.x }}", &[]).expect_err("not declared");
+        assert!(fault.contains("declares none"), "{fault}");
+        assert!(check_field("{{- inputs.x }}", &["x"]).expect_err("cuts").contains("nothing around"));
+        assert!(check_field(&"{{ 1 }}".repeat(1_001), &[]).expect_err("many").contains("1000"));
+        for good in ["inputs.x is not none", "inputs.x | default('a') | trim != 'b'", "inputs.x[0] == -1.5"] {
+            assert_eq!(check_expression(good, &["x"]), Ok(vec![]), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_expression_is_too_long_before_it_is_too_deep() {
+        // S-COND-3. Each form nests in another part of minijinja; the stack of a thread is 2 MiB.
+        for (start, middle, end) in [
+            ("1", " + 1", ""),
+            ("1", " and 1", ""),
+            ("1", " | int", ""),
+            ("inputs.x", ".y", ""),
+            ("", "not ", "1"),
+            ("", "-", "1"),
+            ("", "(", ""),
+            ("1", " if 1 else 1", ""),
+            ("1", " < 1", ""),
+        ] {
+            for count in [100, 127, 250, 400, 1_000] {
+                let expression = format!("{start}{}{end}", middle.repeat(count));
+                let _ = check_expression(&expression, &["x"]);
+                let _ = check_field(&format!("{{{{ {expression} }}}}"), &["x"]);
+            }
+        }
+        let fault = check_expression(&format!("1{}", "+1".repeat(1_000)), &[]).expect_err("long");
+        assert!(fault.contains("512"), "{fault}");
+    }
 }

@@ -52,3 +52,7 @@ pub struct TaskFacts<'a> {
     /// `attempts`: a number; those that were interrupted count.
     pub attempts: u32,
 }
+
+#[cfg(test)]
+#[path = "facts_tests.rs"]
+pub(crate) mod tests;

@@ -228,3 +228,7 @@ fn unknown(inputs: &[InputSpec], name: &str) -> Option<Violation> {
 fn shortened(text: &str) -> String {
     text.chars().take(64).collect()
 }
+
+#[cfg(test)]
+#[path = "input_tests.rs"]
+mod tests;

@@ -3,12 +3,13 @@
 //! One pass: what was filled in is never looked at again. A value never makes another element of `argv`, another
 //! variable or another field. What is wrong is a fact about the task: it is never empty text.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     expression,
     facts::Facts,
-    lexer::{Piece, paths, pieces},
+    json::Json,
+    lexer::{Path, Piece, paths, pieces},
     scope::{self, Scope},
     workflow::{Action, CommandAction, TaskSpec},
 };
@@ -166,8 +167,8 @@ fn fuel_of<'a>(texts: impl Iterator<Item = &'a str>) -> u64 {
     (TASK_FUEL / u64::try_from(computed.count().max(1)).unwrap_or(u64::MAX)).min(FUEL)
 }
 
-fn whole_path(expression: &str) -> Option<super::lexer::Path<'_>> {
-    paths(expression).into_iter().next().filter(super::lexer::Path::is_whole)
+fn whole_path(expression: &str) -> Option<Path<'_>> {
+    paths(expression).into_iter().next().filter(Path::is_whole)
 }
 
 struct Filling {
@@ -242,8 +243,8 @@ impl Filling {
         Ok(filled)
     }
 
-    fn value(&self, expression: &str, room: usize) -> Result<std::sync::Arc<str>, String> {
-        let text = |json: &super::json::Json| {
+    fn value(&self, expression: &str, room: usize) -> Result<Arc<str>, String> {
+        let text = |json: &Json| {
             json.as_text(room).map_err(|_| {
                 format!(
                     "the value is too long: {} bytes are left in the field; give large values by `stdin` or by a file",
@@ -252,12 +253,22 @@ impl Filling {
             })
         };
         if let Some(path) = whole_path(expression) {
-            // As it was written, with every digit.
-            return text(self.scope.look_up(&path)?);
+            // As it was written, with every digit. A character of a text is minijinja's to find.
+            return match self.scope.look_up(&path) {
+                Ok(json) => text(json),
+                Err(words) => match self.computed(expression) {
+                    Ok(json) => text(&json),
+                    Err(_) => Err(words),
+                },
+            };
         }
         self.scope.knows(&paths(expression))?;
+        text(&self.computed(expression)?)
+    }
+
+    fn computed(&self, expression: &str) -> Result<Json, String> {
         let value = self.scope.evaluate(&scope::environment(self.fuel), expression)?;
-        text(&scope::json_of(&value)?)
+        scope::json_of(&value)
     }
 }
 
@@ -269,3 +280,7 @@ fn shortened(text: &str) -> String {
     const SHOWN: usize = 100;
     if text.chars().count() <= SHOWN { text.into() } else { text.chars().take(SHOWN).chain(['…']).collect() }
 }
+
+#[cfg(test)]
+#[path = "placeholder_tests.rs"]
+mod tests;

@@ -105,3 +105,113 @@ fn expression(entry: &str) -> Option<&str> {
 fn compiled(expression: &str) -> Result<regex::Regex, regex::Error> {
     regex::RegexBuilder::new(expression).size_limit(MAX_REGEX_BYTES).build()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::machine::ids::ExecutionId;
+
+    const KEY: AttemptKey = AttemptKey { execution: ExecutionId(7), task: 3, attempt: 1 };
+    const SECOND: u64 = 1_000_000;
+
+    fn policy(backoff: BackoffSpec) -> RetrySpec {
+        RetrySpec { max_attempts: 10, backoff: Some(backoff), ..RetrySpec::default() }
+    }
+
+    fn delays(policy: &RetrySpec) -> Vec<u64> {
+        (1..=4).map(|failures| delay(policy, KEY, failures)).collect()
+    }
+
+    #[test]
+    fn the_delay_grows_as_the_policy_says() {
+        // S-RETRY-1
+        assert_eq!(delays(&policy(BackoffSpec::Fixed { delay: 2.5 })), [2_500_000; 4]);
+        let linear = policy(BackoffSpec::Linear { initial_delay: 1.0, increment: 2.0 });
+        assert_eq!(delays(&linear), [1, 3, 5, 7].map(|seconds| seconds * SECOND));
+        let mut exponential = policy(BackoffSpec::Exponential { initial_delay: 1.0, multiplier: 3.0 });
+        assert_eq!(delays(&exponential), [1, 3, 9, 27].map(|seconds| seconds * SECOND));
+        assert_eq!(delay(&exponential, KEY, u32::MAX), 3_600 * SECOND, "an hour at most");
+        exponential.max_delay_seconds = Some(5.0);
+        assert_eq!(delays(&exponential), [1, 3, 5, 5].map(|seconds| seconds * SECOND));
+        assert_eq!(delay(&RetrySpec::default(), KEY, 3), SECOND, "without a strategy");
+    }
+
+    #[test]
+    fn only_what_the_policy_names_is_tried_again() {
+        // S-RETRY-2
+        let mut policy = RetrySpec { max_attempts: 3, ..RetrySpec::default() };
+        let again = |policy: &RetrySpec, kind, code, message| may_retry(policy, kind, code, message, 1);
+        assert!(again(&policy, ErrorKind::Timeout, None, ""), "empty: any");
+        for kind in [ErrorKind::Template, ErrorKind::Cancelled, ErrorKind::Lost] {
+            assert!(!again(&policy, kind, None, ""), "{kind:?}");
+        }
+        assert!(may_retry(&policy, ErrorKind::Signal, None, "", 2));
+        assert!(!may_retry(&policy, ErrorKind::Signal, None, "", 3), "the last try");
+        assert!(!may_retry(&RetrySpec::default(), ErrorKind::Signal, None, "", 1), "no policy, one try");
+        policy.retry_on_errors =
+            vec!["TIMEOUT".into(), "EXIT_CODE=75".into(), "/(?i)connection (reset|refused)/".into()];
+        assert!(again(&policy, ErrorKind::Timeout, None, ""));
+        assert!(again(&policy, ErrorKind::ExitCode, Some(75), ""));
+        assert!(!again(&policy, ErrorKind::ExitCode, Some(1), ""));
+        assert!(again(&policy, ErrorKind::ExitCode, Some(1), "curl: Connection refused"));
+        assert!(!again(&policy, ErrorKind::Signal, None, ""));
+        policy.retry_on_errors = vec!["TEMPLATE".into(), "/.*/".into()];
+        assert!(!again(&policy, ErrorKind::Template, None, "x"), "the same values fail the same way");
+        policy.retry_on_errors = vec!["/(/".into(), "EXIT_CODE=".into(), "/".into()];
+        assert!(!again(&policy, ErrorKind::ExitCode, None, "("), "what no longer compiles matches nothing");
+    }
+
+    fn any_backoff() -> impl Strategy<Value = BackoffSpec> {
+        let number = prop_oneof![0.0..1e4, Just(0.0), Just(1e308), Just(1e-9)];
+        (number.clone(), number, 0..3).prop_map(|(one, other, kind)| match kind {
+            0 => BackoffSpec::Fixed { delay: one },
+            1 => BackoffSpec::Linear { initial_delay: one, increment: other },
+            _ => BackoffSpec::Exponential { initial_delay: one, multiplier: 1.0 + other },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_delay_is_bounded_and_never_shrinks(backoff in any_backoff(), most in 0.0..1e5, n in 1_u32..2_000, more in 0_u32..2_000) {
+            // S-RETRY-1
+            let policy = RetrySpec { max_delay_seconds: Some(most), ..policy(backoff) };
+            let (one, later) = (delay(&policy, KEY, n), delay(&policy, KEY, n + more));
+            prop_assert!(one <= later, "{one} then {later}");
+            prop_assert!(later <= micros(most));
+        }
+
+        #[test]
+        fn jitter_takes_its_part_at_most_and_always_the_same(
+            jitter in 0.0..=1.0, execution in any::<u128>(), task in any::<u32>(), attempt in any::<u32>(),
+        ) {
+            // S-RETRY-1
+            let policy = RetrySpec { jitter, ..policy(BackoffSpec::Fixed { delay: 1_000.0 }) };
+            let key = AttemptKey { execution: ExecutionId(execution), task, attempt };
+            let chosen = delay(&policy, key, 1);
+            let least = micros(1_000.0 * (1.0 - jitter));
+            prop_assert!((least..=1_000 * SECOND).contains(&chosen), "{chosen}");
+            prop_assert_eq!(chosen, delay(&policy, key, 1));
+            prop_assert!((0.0..1.0).contains(&chance(key)));
+        }
+
+        #[test]
+        fn nonsense_in_a_stored_policy_is_a_delay_all_the_same(a in any::<f64>(), b in any::<f64>(), jitter in any::<f64>(), n in any::<u32>()) {
+            for backoff in [
+                BackoffSpec::Fixed { delay: a },
+                BackoffSpec::Linear { initial_delay: a, increment: b },
+                BackoffSpec::Exponential { initial_delay: a, multiplier: b },
+            ] {
+                let policy = RetrySpec { jitter, ..policy(backoff) };
+                prop_assert!(delay(&policy, KEY, n) <= 3_600 * SECOND);
+            }
+        }
+    }
+
+    #[test]
+    fn chance_is_spread_over_attempts() {
+        let total: f64 = (0..10_000).map(|attempt| chance(AttemptKey { attempt, ..KEY })).sum();
+        assert!((4_800.0..5_200.0).contains(&total), "{total}");
+    }
+}
