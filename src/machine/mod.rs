@@ -10,6 +10,7 @@
 pub mod condition;
 pub mod decide;
 pub mod dependency;
+pub mod error_kind;
 pub mod execution;
 pub mod expression;
 pub mod facts;
