@@ -4,13 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::*;
 
+/// How a task ended, what it left, and with which exit code.
+type Left = (TaskStatus, Option<Arc<str>>, Option<i32>);
+
 /// Owns what [`Facts`] borrow.
 pub struct World {
     workflow: WorkflowId,
     notes: BTreeMap<String, String>,
     none: BTreeMap<String, String>,
     inputs: Arc<str>,
-    tasks: BTreeMap<String, (TaskStatus, Option<Arc<str>>, Option<i32>)>,
+    tasks: BTreeMap<String, Left>,
 }
 
 impl World {

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use super::error_kind::ErrorKind;
 use super::{
     ids::{Actor, AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
     task::TaskStatus,
@@ -599,71 +600,6 @@ pub struct TaskError {
     pub signal: Option<i32>,
     /// Last 4 KiB of standard error.
     pub stderr_tail: String,
-}
-
-/// Kinds of error; each has one stable name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// Its time was up.
-    Timeout,
-    /// It exited with a code other than 0.
-    ExitCode,
-    /// A signal ended it.
-    Signal,
-    /// It could not be started.
-    Spawn,
-    /// noxd's crash or shutdown ended it.
-    Lost,
-    /// Its output could not be taken.
-    Output,
-    /// It was cancelled.
-    Cancelled,
-    /// A placeholder could not be filled.
-    Template,
-    /// The agent failed.
-    Agent,
-    /// The agent's quota was used up.
-    RateLimited,
-    /// A person said no.
-    Rejected,
-    /// A fault of noxd.
-    Internal,
-}
-
-impl ErrorKind {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::Timeout,
-        Self::ExitCode,
-        Self::Signal,
-        Self::Spawn,
-        Self::Lost,
-        Self::Output,
-        Self::Cancelled,
-        Self::Template,
-        Self::Agent,
-        Self::RateLimited,
-        Self::Rejected,
-        Self::Internal,
-    ];
-
-    /// The stable name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Timeout => "TIMEOUT",
-            Self::ExitCode => "EXIT_CODE",
-            Self::Signal => "SIGNAL",
-            Self::Spawn => "SPAWN",
-            Self::Lost => "LOST",
-            Self::Output => "OUTPUT",
-            Self::Cancelled => "CANCELLED",
-            Self::Template => "TEMPLATE",
-            Self::Agent => "AGENT",
-            Self::RateLimited => "RATE_LIMITED",
-            Self::Rejected => "REJECTED",
-            Self::Internal => "INTERNAL",
-        }
-    }
 }
 
 /// Microseconds that a task waited before it started, by cause (S-VIEW-6).

@@ -13,6 +13,7 @@ pub mod condition;
 pub mod control;
 pub mod decide;
 pub mod dependency;
+pub mod error_kind;
 pub mod execution;
 pub mod explain;
 pub mod expression;

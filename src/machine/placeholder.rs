@@ -246,10 +246,7 @@ impl Filling {
     fn value(&self, expression: &str, room: usize) -> Result<Arc<str>, String> {
         let text = |json: &Json| {
             json.as_text(room).map_err(|_| {
-                format!(
-                    "the value is too long: {} bytes are left in the field; give large values by `stdin` or by a file",
-                    room
-                )
+                format!("the value is too long: {room} bytes are left in the field; give large values by `stdin` or by a file")
             })
         };
         if let Some(path) = whole_path(expression) {
