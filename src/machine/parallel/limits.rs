@@ -1,6 +1,6 @@
 //! Limits: what each is called, who holds its slots, and whether it has room. One answer for admitting and explaining.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{array, collections::BTreeSet, iter::Flatten, sync::Arc};
 
 use crate::machine::{
     ids::AttemptKey,
@@ -119,7 +119,7 @@ impl OwnLimits {
     }
 
     /// Positions of the limits that apply to a task.
-    fn applying(&self, task: &TaskSpec) -> impl Iterator<Item = usize> + use<> {
+    fn applying(&self, task: &TaskSpec) -> Flatten<array::IntoIter<Option<usize>, 3>> {
         // No agent id and no group looks like another's key: both have neither `*` nor `:`.
         let all = self.position("", ALL);
         let agent = self.position("", &task.agent_id);
