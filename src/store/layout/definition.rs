@@ -9,7 +9,8 @@ use crate::machine::{
     ids::WorkflowId,
     workflow::{
         Action, ApprovalAction, BackoffSpec, CommandAction, Comparison, ConditionSpec, ConditionSubject, Definition,
-        OutputFormat, Priority, Reason, RetrySpec, TaskSpec, Violation, WorkflowSpec,
+        FailurePolicy, InputSpec, OnInterrupt, OutputFormat, ParameterKind, Priority, Reason, RetrySpec, TaskSpec,
+        TriggerRule, Violation, WorkflowSpec,
     },
 };
 
@@ -21,6 +22,15 @@ pub(super) fn encode(spec: &WorkflowSpec) -> rows::Definition {
         tasks: spec.tasks.iter().map(encode_task).collect(),
         metadata: spec.metadata.clone().into_iter().collect(),
         labels: spec.labels.clone().into_iter().collect(),
+        concurrency_limits: spec.concurrency_limits.clone().into_iter().collect(),
+        failure_policy: match spec.failure_policy {
+            FailurePolicy::Continue => 1,
+            FailurePolicy::FailFast => 2,
+        },
+        on_failure: spec.on_failure.clone(),
+        finally: spec.finally.clone(),
+        execution_timeout: spec.execution_timeout_micros,
+        inputs: spec.inputs.iter().map(encode_input).collect(),
     }
 }
 
@@ -32,12 +42,18 @@ pub fn decode(id: &WorkflowId, bytes: &[u8]) -> Result<WorkflowSpec, LayoutError
     let what = || format!("the definition of workflow `{id}`");
     let row = rows::Definition::decode(bytes).map_err(|error| unreadable(what(), error))?;
     Ok(WorkflowSpec {
+        id: id.clone(),
         name: row.name,
         description: row.description,
         tasks: row.tasks.into_iter().map(decode_task).collect(),
         metadata: row.metadata.into_iter().collect(),
         labels: row.labels.into_iter().collect(),
-        ..WorkflowSpec::named(id.clone())
+        concurrency_limits: row.concurrency_limits.into_iter().collect(),
+        failure_policy: if row.failure_policy == 2 { FailurePolicy::FailFast } else { FailurePolicy::Continue },
+        on_failure: row.on_failure,
+        finally: row.finally,
+        execution_timeout_micros: row.execution_timeout,
+        inputs: row.inputs.into_iter().map(decode_input).collect(),
     })
 }
 
@@ -88,6 +104,22 @@ fn encode_task(task: &TaskSpec) -> rows::DefinedTask {
         conditions: task.conditions.iter().map(encode_condition).collect(),
         when: task.when.clone(),
         retry: task.retry.as_ref().map(encode_retry),
+        trigger_rule: match task.trigger_rule {
+            TriggerRule::AllSucceeded => 1,
+            TriggerRule::AllCompleted => 2,
+            TriggerRule::AllDone => 3,
+            TriggerRule::OneSucceeded => 4,
+            TriggerRule::OneFailed => 5,
+            TriggerRule::AllFailed => 6,
+        },
+        queue_timeout: task.queue_timeout_micros,
+        idle_timeout: task.idle_timeout_micros,
+        parallel_group: task.parallel_group.clone(),
+        allow_failure: task.allow_failure,
+        on_interrupt: match task.on_interrupt {
+            OnInterrupt::Retry => 1,
+            OnInterrupt::Fail => 2,
+        },
     }
 }
 
@@ -104,14 +136,60 @@ fn decode_task(row: rows::DefinedTask) -> TaskSpec {
             _ => Priority::Medium,
         },
         dependencies: row.dependencies,
+        trigger_rule: match row.trigger_rule {
+            2 => TriggerRule::AllCompleted,
+            3 => TriggerRule::AllDone,
+            4 => TriggerRule::OneSucceeded,
+            5 => TriggerRule::OneFailed,
+            6 => TriggerRule::AllFailed,
+            _ => TriggerRule::AllSucceeded,
+        },
         conditions: row.conditions.into_iter().map(decode_condition).collect(),
         when: row.when,
         retry: row.retry.map(decode_retry),
         timeout_micros: row.timeout,
+        queue_timeout_micros: row.queue_timeout,
+        idle_timeout_micros: row.idle_timeout,
+        parallel_group: row.parallel_group,
+        allow_failure: row.allow_failure,
+        on_interrupt: if row.on_interrupt == 2 { OnInterrupt::Fail } else { OnInterrupt::Retry },
         metadata: row.metadata.into_iter().collect(),
         output_format: if row.output_format == 2 { OutputFormat::Json } else { OutputFormat::Text },
         action: row.action.map(decode_action),
-        ..TaskSpec::default()
+    }
+}
+
+fn encode_input(input: &InputSpec) -> rows::DefinedInput {
+    rows::DefinedInput {
+        name: input.name.clone(),
+        kind: match input.kind {
+            ParameterKind::String => 1,
+            ParameterKind::Integer => 2,
+            ParameterKind::Boolean => 3,
+            ParameterKind::AgentId => 4,
+            ParameterKind::TaskId => 5,
+        },
+        required: input.required,
+        default_value: input.default_value.clone(),
+        description: input.description.clone(),
+        validation_regex: input.validation_regex.clone(),
+    }
+}
+
+fn decode_input(row: rows::DefinedInput) -> InputSpec {
+    InputSpec {
+        name: row.name,
+        kind: match row.kind {
+            2 => ParameterKind::Integer,
+            3 => ParameterKind::Boolean,
+            4 => ParameterKind::AgentId,
+            5 => ParameterKind::TaskId,
+            _ => ParameterKind::String,
+        },
+        required: row.required,
+        default_value: row.default_value,
+        description: row.description,
+        validation_regex: row.validation_regex,
     }
 }
 
@@ -230,56 +308,139 @@ fn decode_retry(row: rows::DefinedRetry) -> RetrySpec {
 mod tests {
     use super::*;
 
+    fn id() -> WorkflowId {
+        WorkflowId::parse("w").expect("an id")
+    }
+
+    fn text(name: &str) -> (String, String) {
+        (name.to_string(), format!("{name} \u{1f980} \"quoted\"\n"))
+    }
+
+    fn read_back(spec: &WorkflowSpec) -> WorkflowSpec {
+        decode(&id(), &encode(spec).encode_to_vec()).expect("readable")
+    }
+
+    /// Every field has another value than its default, so that one that is forgotten shows.
+    fn task_of_everything() -> TaskSpec {
+        TaskSpec {
+            id: "a".into(),
+            agent_id: "coder".into(),
+            title: "A".into(),
+            description: "does a".into(),
+            priority: Priority::Critical,
+            dependencies: vec!["b".into(), "c".into()],
+            trigger_rule: TriggerRule::AllDone,
+            conditions: vec![ConditionSpec {
+                target_task_id: "b".into(),
+                subject: Some(ConditionSubject::Output),
+                operator: Some(Comparison::LessThan),
+                expected_value: "3".into(),
+                path: "/n".into(),
+            }],
+            when: "tasks.b.status == 'COMPLETED'".into(),
+            retry: Some(RetrySpec {
+                max_attempts: 3,
+                backoff: Some(BackoffSpec::Linear { initial_delay: 1.5, increment: 0.5 }),
+                retry_on_errors: vec!["SIGNAL".into()],
+                max_delay_seconds: Some(9.0),
+                jitter: 0.25,
+            }),
+            timeout_micros: Some(5),
+            queue_timeout_micros: Some(6),
+            idle_timeout_micros: Some(7),
+            parallel_group: "heavy".into(),
+            allow_failure: true,
+            on_interrupt: OnInterrupt::Fail,
+            metadata: [text("note")].into(),
+            output_format: OutputFormat::Json,
+            action: Some(Action::Command(CommandAction {
+                argv: vec!["echo".into(), "$(x)".into()],
+                env: [text("E")].into(),
+                working_dir: "/tmp".into(),
+                stdin: "in".into(),
+            })),
+        }
+    }
+
     #[test]
     fn a_definition_reads_back_as_it_was_written() {
-        let text = |name: &str| (name.to_string(), format!("{name} \u{1f980} \"quoted\"\n"));
-        let tasks = vec![
-            TaskSpec {
-                id: "a".into(),
-                agent_id: "coder".into(),
-                title: "A".into(),
-                description: "does a".into(),
-                priority: Priority::Critical,
-                dependencies: vec!["b".into(), "c".into()],
-                conditions: vec![ConditionSpec {
-                    target_task_id: "b".into(),
-                    subject: Some(ConditionSubject::Output),
-                    operator: Some(Comparison::LessThan),
-                    expected_value: "3".into(),
-                    path: "/n".into(),
-                }],
-                when: "tasks.b.status == 'COMPLETED'".into(),
-                retry: Some(RetrySpec {
-                    max_attempts: 3,
-                    backoff: Some(BackoffSpec::Linear { initial_delay: 1.5, increment: 0.5 }),
-                    retry_on_errors: vec!["SIGNAL".into()],
-                    max_delay_seconds: Some(9.0),
-                    jitter: 0.25,
-                }),
-                timeout_micros: Some(5),
-                metadata: [text("note")].into(),
-                output_format: OutputFormat::Json,
-                action: Some(Action::Command(CommandAction {
-                    argv: vec!["echo".into(), "$(x)".into()],
-                    env: [text("E")].into(),
-                    working_dir: "/tmp".into(),
-                    stdin: "in".into(),
-                })),
-                ..TaskSpec::default()
-            },
-            TaskSpec { id: "b".into(), action: Some(Action::Noop { duration_micros: 7 }), ..TaskSpec::default() },
-            TaskSpec { id: "c".into(), priority: Priority::Low, ..TaskSpec::default() },
-        ];
-        let id = WorkflowId::parse("w").expect("an id");
+        let approval = ApprovalAction {
+            prompt: "Ship it?".into(),
+            approvers: vec!["uid:1000".into(), "uid:0".into()],
+            timeout_micros: Some(8),
+        };
         let spec = WorkflowSpec {
+            id: id(),
             name: "name".into(),
             description: "words".into(),
-            tasks,
+            tasks: vec![
+                task_of_everything(),
+                TaskSpec { id: "b".into(), action: Some(Action::Noop { duration_micros: 7 }), ..TaskSpec::default() },
+                TaskSpec { id: "c".into(), priority: Priority::Low, ..TaskSpec::default() },
+                TaskSpec { id: "d".into(), action: Some(Action::Approval(approval)), ..TaskSpec::default() },
+            ],
             metadata: [text("m")].into(),
             labels: [text("l")].into(),
-            ..WorkflowSpec::named(id.clone())
+            concurrency_limits: [("*".into(), 3), ("group:heavy".into(), 1)].into(),
+            failure_policy: FailurePolicy::FailFast,
+            on_failure: vec!["c".into()],
+            finally: vec!["d".into(), "b".into()],
+            execution_timeout_micros: Some(9),
+            inputs: vec![InputSpec {
+                name: "env".into(),
+                kind: ParameterKind::AgentId,
+                required: true,
+                default_value: Some("\"x\"".into()),
+                description: "where".into(),
+                validation_regex: "[a-z]+".into(),
+            }],
         };
-        assert_eq!(decode(&id, &encode(&spec).encode_to_vec()).expect("readable"), spec);
-        assert!(decode(&id, b"\xff\xff nonsense").is_err());
+        assert_eq!(read_back(&spec), spec);
+        assert!(decode(&id(), b"\xff\xff nonsense").is_err());
+    }
+
+    #[test]
+    fn every_word_of_a_definition_reads_back() {
+        use TriggerRule::{AllCompleted, AllDone, AllFailed, AllSucceeded, OneFailed, OneSucceeded};
+        let mut spec = WorkflowSpec::named(id());
+        for trigger_rule in [AllSucceeded, AllCompleted, AllDone, OneSucceeded, OneFailed, AllFailed] {
+            spec.tasks.push(TaskSpec { trigger_rule, ..TaskSpec::default() });
+        }
+        for on_interrupt in [OnInterrupt::Retry, OnInterrupt::Fail] {
+            spec.tasks.push(TaskSpec { on_interrupt, ..TaskSpec::default() });
+        }
+        use ParameterKind::{AgentId, Boolean, Integer, String, TaskId};
+        spec.inputs =
+            [String, Integer, Boolean, AgentId, TaskId].map(|kind| InputSpec { kind, ..InputSpec::default() }).into();
+        for failure_policy in [FailurePolicy::Continue, FailurePolicy::FailFast] {
+            spec.failure_policy = failure_policy;
+            assert_eq!(read_back(&spec), spec);
+        }
+    }
+
+    #[test]
+    fn a_row_of_an_older_release_means_the_defaults() {
+        // What a release wrote that knew no more than ids, dependencies and programs.
+        let task = |id: &str, dependencies: &[&str]| rows::DefinedTask {
+            id: id.into(),
+            priority: 2,
+            output_format: 1,
+            dependencies: dependencies.iter().map(ToString::to_string).collect(),
+            action: Some(rows::defined_task::Action::Noop(0)),
+            ..Default::default()
+        };
+        let row =
+            rows::Definition { id: "w".into(), tasks: vec![task("a", &[]), task("b", &["a"])], ..Default::default() };
+        let noop = |id: &str| TaskSpec {
+            id: id.into(),
+            action: Some(Action::Noop { duration_micros: 0 }),
+            ..TaskSpec::default()
+        };
+        let meant = WorkflowSpec {
+            tasks: vec![noop("a"), TaskSpec { dependencies: vec!["a".into()], ..noop("b") }],
+            ..WorkflowSpec::named(id())
+        };
+        assert_eq!(decode(&id(), &row.encode_to_vec()).expect("readable"), meant);
+        assert!(decode_checked(&id(), &row.encode_to_vec()).is_ok());
     }
 }
