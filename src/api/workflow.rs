@@ -241,18 +241,18 @@ impl WorkflowService for Workflows {
                     "0 asks for the newest",
                 )
             })?;
-            let older = definition::render_spec(&spec);
+            // The definition is the older one's; what the server says is of the workflow.
             workflow = v1::Workflow {
                 version,
                 etag: format!("v{version}"),
-                ..v1::Workflow {
-                    tasks: older.tasks,
-                    name: older.name,
-                    description: older.description,
-                    metadata: older.metadata,
-                    labels: older.labels,
-                    ..workflow
-                }
+                status: workflow.status,
+                created_at: workflow.created_at,
+                updated_at: workflow.updated_at,
+                started_at: workflow.started_at,
+                completed_at: workflow.completed_at,
+                created_by: workflow.created_by,
+                violations: workflow.violations,
+                ..definition::render_spec(&spec)
             };
         }
         Ok(Response::new(v1::GetWorkflowResponse { workflow: Some(workflow) }))
@@ -532,10 +532,21 @@ fn list_workflows(
 
 fn plan_of(content: &Content) -> Option<v1::WorkflowPlan> {
     let Content::Ready(checked) = content else { return None };
-    let name = |task: &u32| checked.task(*task).id.clone();
-    let stages = checked.graph().stages().iter();
+    let spec = checked.spec();
+    let on_failure: BTreeSet<&str> = spec.on_failure.iter().map(String::as_str).collect();
+    let finally: BTreeSet<&str> = spec.finally.iter().map(String::as_str).collect();
+    // Tasks of one kind depend on each other only, so each kind has stages of its own.
+    let stages = |chosen: &dyn Fn(&str) -> bool| {
+        let stages = checked.graph().stages().iter().map(|stage| {
+            let ids = stage.iter().map(|task| &checked.task(*task).id).filter(|id| chosen(id));
+            v1::WorkflowStage { task_ids: ids.cloned().collect() }
+        });
+        stages.filter(|stage| !stage.task_ids.is_empty()).collect()
+    };
     Some(v1::WorkflowPlan {
-        stages: stages.map(|stage| v1::WorkflowStage { task_ids: stage.iter().map(name).collect() }).collect(),
+        stages: stages(&|id| !on_failure.contains(id) && !finally.contains(id)),
+        on_failure_stages: stages(&|id| on_failure.contains(id)),
+        finally_stages: stages(&|id| finally.contains(id)),
         task_count: u32::try_from(checked.task_count()).unwrap_or(u32::MAX),
         dependency_count: u32::try_from(checked.graph().dependency_count()).unwrap_or(u32::MAX),
     })

@@ -12,8 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 
 use super::text;
 use crate::proto::v1::{
-    ComparisonOperator, ConditionType, FailurePolicy, OutputFormat, ParameterType, TaskPriority, TriggerRule,
-    WorkflowStatus,
+    ComparisonOperator, ConditionType, FailurePolicy, OnInterrupt, OutputFormat, ParameterType, TaskPriority,
+    TriggerRule, WorkflowStatus,
 };
 
 /// A deserializer whose enum words and durations are made canonical on the way.
@@ -90,6 +90,7 @@ const ENUMERATIONS: &[Enumeration] = enumerations![
     "condition_type" "CONDITION_TYPE_" ConditionType,
     "operator" "COMPARISON_OPERATOR_" ComparisonOperator,
     "failure_policy" "FAILURE_POLICY_" FailurePolicy,
+    "on_interrupt" "ON_INTERRUPT_" OnInterrupt,
     "output_format" "OUTPUT_FORMAT_" OutputFormat,
     "parameter_type" "PARAMETER_TYPE_" ParameterType,
     // Output only, but a workflow that was shown must be readable again.

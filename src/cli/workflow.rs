@@ -281,8 +281,16 @@ async fn validate(workflow: Workflow, context: &mut Context) -> Result<u8, CliEr
                 plan.dependency_count,
                 plan.stages.len()
             );
-            for (index, stage) in plan.stages.iter().enumerate() {
-                told += &format!("  {}. {}\n", index + 1, display::names(&stage.task_ids));
+            let kinds = [
+                ("", &plan.stages),
+                ("after a failure:\n", &plan.on_failure_stages),
+                ("at the end:\n", &plan.finally_stages),
+            ];
+            for (heading, stages) in kinds.into_iter().filter(|(_, stages)| !stages.is_empty()) {
+                told += heading;
+                for (index, stage) in stages.iter().enumerate() {
+                    told += &format!("  {}. {}\n", index + 1, display::names(&stage.task_ids));
+                }
             }
         }
         told

@@ -209,7 +209,7 @@ pub fn value_of(output: &Output) -> pbjson_types::Value {
 }
 
 /// A whole number that a double cannot hold exactly becomes text: nothing is lost.
-fn kind_of(json: serde_json::Value) -> Kind {
+pub(super) fn kind_of(json: serde_json::Value) -> Kind {
     const EXACT: u64 = 1 << 53;
     let value = |json| pbjson_types::Value { kind: Some(kind_of(json)) };
     match json {

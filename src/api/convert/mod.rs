@@ -60,3 +60,30 @@ pub fn micros_of(field: &str, span: &Duration) -> Result<u64, Violation> {
     }
     Ok(seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000))
 }
+
+/// A JSON value that a client gave. Numbers of the API are floats; a whole one that is exact is written without a
+/// fraction, as its author did.
+///
+/// # Errors
+/// A number that JSON cannot write.
+pub fn json_of(value: pbjson_types::Value) -> Result<serde_json::Value, String> {
+    use pbjson_types::value::Kind;
+    // Floats count exactly up to here.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    Ok(match value.kind {
+        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
+        Some(Kind::BoolValue(flag)) => flag.into(),
+        Some(Kind::StringValue(text)) => text.into(),
+        #[expect(clippy::cast_possible_truncation, reason = "whole, and at most 2^53")]
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() <= EXACT => (number as i64).into(),
+        Some(Kind::NumberValue(number)) => {
+            serde_json::Number::from_f64(number).ok_or_else(|| format!("{number} is no JSON number"))?.into()
+        }
+        Some(Kind::ListValue(list)) => list.values.into_iter().map(json_of).collect::<Result<Vec<_>, _>>()?.into(),
+        Some(Kind::StructValue(fields)) => {
+            let sorted: std::collections::BTreeMap<_, _> = fields.fields.into_iter().collect();
+            let members = sorted.into_iter().map(|(name, value)| Ok((name, json_of(value)?)));
+            serde_json::Value::Object(members.collect::<Result<_, String>>()?)
+        }
+    })
+}
