@@ -276,7 +276,7 @@ const MAX_DEPTH: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::v1::{FailurePolicy, OutputFormat, TaskPriority};
+    use crate::proto::v1::{FailurePolicy, OnInterrupt, OutputFormat, TaskPriority, TriggerRule};
 
     fn read(text: &str) -> Result<Workflow, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -309,6 +309,44 @@ mod tests {
         let json = serde_json::to_value(build).unwrap();
         assert_eq!(json["retryConfig"]["fixed"]["delay"], "0.500s");
         assert_eq!(json["command"]["argv"][1], "1");
+    }
+
+    #[test]
+    fn every_word_and_span_of_a_task_is_read() {
+        let workflow = read(
+            "execution_timeout: 1h\nfinally: [ask]\nconcurrency_limits: {\"group:db\": 1}\ntasks:\n\
+             - {id: a, queueTimeout: 5m, idle_timeout: 30s, on_interrupt: fail, trigger_rule: all-done, \
+             allow_failure: true, noop: {}}\n\
+             - {id: ask, onInterrupt: RETRY, approval: {prompt: 'Ship it?', approvers: ['uid:0'], timeout: 2d}}\n",
+        )
+        .unwrap();
+        assert_eq!(workflow.execution_timeout.unwrap().seconds, 3_600);
+        assert_eq!(workflow.concurrency_limits["group:db"], 1);
+        let [a, ask] = workflow.tasks.as_slice() else { panic!("two tasks") };
+        assert_eq!((a.queue_timeout.unwrap().seconds, a.idle_timeout.unwrap().seconds), (300, 30));
+        assert_eq!((a.on_interrupt(), a.trigger_rule()), (OnInterrupt::Fail, TriggerRule::AllDone));
+        assert_eq!(ask.on_interrupt(), OnInterrupt::Retry);
+        let Some(task::Action::Approval(approval)) = &ask.action else { panic!("an approval") };
+        assert_eq!(approval.timeout.unwrap().seconds, 2 * 86_400);
+        assert!(fault("tasks: [{id: a, on_interrupt: stop}]").contains("write RETRY or FAIL"));
+    }
+
+    #[test]
+    fn the_examples_of_the_docs_are_read() {
+        let docs = include_str!("../../docs/workflow-files.md");
+        let blocks: Vec<&str> = docs.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert!(blocks.len() >= 7, "{} examples", blocks.len());
+        for block in blocks {
+            // A piece of a file is shown without what stands around it.
+            let whole = match block {
+                _ if block.starts_with("- ") => format!("tasks:\n{block}"),
+                _ if block.starts_with("retry_config:") => {
+                    format!("tasks:\n- id: a\n  {}", block.trim_end().replace('\n', "\n  "))
+                }
+                _ => block.to_owned(),
+            };
+            read(&whole).unwrap_or_else(|words| panic!("{words}\n{whole}"));
+        }
     }
 
     #[test]

@@ -67,7 +67,10 @@ impl WorkflowSpec {
         let notes =
             |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         let tasks = self.tasks.iter().map(TaskSpec::weight).sum::<usize>();
-        self.description.len() + notes(&self.metadata) + notes(&self.labels) + tasks
+        let handlers = self.on_failure.iter().chain(&self.finally).map(String::len).sum::<usize>();
+        let limits = self.concurrency_limits.keys().map(String::len).sum::<usize>();
+        let inputs = self.inputs.iter().map(InputSpec::weight).sum::<usize>();
+        self.description.len() + notes(&self.metadata) + notes(&self.labels) + tasks + handlers + limits + inputs
     }
 }
 
@@ -130,8 +133,19 @@ impl TaskSpec {
             }
             Some(Action::Noop { .. }) | None => 0,
         };
-        let dependencies = self.dependencies.iter().map(String::len).sum::<usize>();
-        self.id.len() + self.title.len() + self.description.len() + dependencies + pairs(&self.metadata) + action
+        let texts = |list: &[String]| list.iter().map(String::len).sum::<usize>();
+        let conditions = self.conditions.iter();
+        let conditions = conditions.map(|one| one.target_task_id.len() + one.expected_value.len() + one.path.len());
+        let retry = self.retry.as_ref().map_or(0, |retry| texts(&retry.retry_on_errors));
+        self.id.len()
+            + self.title.len()
+            + self.description.len()
+            + self.when.len()
+            + texts(&self.dependencies)
+            + conditions.sum::<usize>()
+            + retry
+            + pairs(&self.metadata)
+            + action
     }
 }
 
@@ -321,6 +335,13 @@ pub struct InputSpec {
     pub description: String,
     /// What a string must match as a whole; empty: anything.
     pub validation_regex: String,
+}
+
+impl InputSpec {
+    fn weight(&self) -> usize {
+        let default = self.default_value.as_ref().map_or(0, String::len);
+        self.name.len() + default + self.description.len() + self.validation_regex.len()
+    }
 }
 
 /// What an input, or a template's parameter, may hold.

@@ -266,9 +266,10 @@ class Stories:
         self.assertEqual([(v.field, v.reason) for v in found], fault.fields)
         self.refused("NOT_FOUND", "WORKFLOW_NOT_FOUND", service.GetWorkflow, workflow_id=name)
         self.assertFalse(service.ListWorkflows(text=name).workflows)
-        unsupported = {"id": name, "tasks": [{"id": "a", "noop": {}}], "execution_timeout": "60s"}
+        unsupported = {"id": name, "tasks": [{"id": "a", "noop": {}}],
+                       "notification_config": {"on_failure": True}}
         fault = self.refused("UNIMPLEMENTED", "NOT_SUPPORTED", service.CreateWorkflow, workflow=unsupported)
-        self.assertEqual(fault.fields, [("execution_timeout", "NOT_SUPPORTED")])
+        self.assertEqual(fault.fields, [("notification_config", "NOT_SUPPORTED")])
 
     def test_a_watch_resumes_from_every_revision(self):
         names = ["t1", "t2", "t3", "t4"]

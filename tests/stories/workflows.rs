@@ -169,9 +169,6 @@ async fn a_bad_definition_is_refused_as_a_whole_and_nothing_is_stored() {
         ("tasks[3].id", "INVALID_ID"),
         ("tasks[4].when", "CONDITION_INVALID"),
         ("tasks[5].retry_config.jitter", "INVALID_VALUE"),
-        ("concurrency_limits", "NOT_SUPPORTED"),
-        ("tasks[5].retry_config", "NOT_SUPPORTED"),
-        ("tasks[5].allow_failure", "NOT_SUPPORTED"),
     ];
     assert_eq!(fields, expected);
     let get = v1::GetWorkflowRequest { workflow_id: "bad".into(), version: 0 };
@@ -192,7 +189,6 @@ async fn what_this_build_cannot_do_is_refused_with_its_path() {
     let no_action = v1::Task { action: None, ..noop("agent", &[]) };
     let workflow = v1::Workflow {
         tasks: vec![no_action, shell("filled", "echo {{ tasks.agent.output }}", &["agent"])],
-        finally: vec!["agent".into()],
         notification_config: Some(v1::NotificationConfig::default()),
         ..v1::Workflow::default()
     };
@@ -202,8 +198,45 @@ async fn what_this_build_cannot_do_is_refused_with_its_path() {
     let details = status.get_error_details();
     let fields = &details.bad_request().expect("fields").field_violations;
     let paths: Vec<&str> = fields.iter().map(|fault| fault.field.as_str()).collect();
-    assert_eq!(paths, ["notification_config", "finally", "tasks[0].action", "tasks[1].command.argv[2]"]);
+    assert_eq!(paths, ["notification_config", "tasks[0].action"]);
     assert!(fields.iter().all(|fault| fault.reason == "NOT_SUPPORTED"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_is_read_back_whole_in_every_version() {
+    // S-DEF-2, S-DEF-4
+    let noxd = Noxd::start().await;
+    let mut client = noxd.workflows().await;
+    let first = v1::Workflow {
+        id: "w".into(),
+        tasks: vec![noop("a", &[]), noop("tell", &[]), noop("clean", &["tell"])],
+        finally: vec!["tell".into(), "clean".into()],
+        concurrency_limits: [("*".to_string(), 2)].into(),
+        failure_policy: v1::FailurePolicy::FailFast as i32,
+        execution_timeout: Some(pbjson_types::Duration { seconds: 60, nanos: 0 }),
+        ..v1::Workflow::default()
+    };
+    let request = v1::ValidateWorkflowRequest { workflow: Some(first.clone()) };
+    let plan = client.validate_workflow(request).await.expect("an answer").into_inner().plan.expect("a plan");
+    let shown = |stages: &[v1::WorkflowStage]| stages.iter().map(|stage| stage.task_ids.join(" ")).collect::<Vec<_>>();
+    assert_eq!(shown(&plan.stages), ["a"]);
+    assert_eq!(shown(&plan.on_failure_stages), [""; 0]);
+    assert_eq!(shown(&plan.finally_stages), ["tell", "clean"]);
+    let request = v1::CreateWorkflowRequest { workflow: Some(first.clone()), ..Default::default() };
+    let stored = client.create_workflow(request).await.expect("stored").into_inner().workflow.expect("a workflow");
+    // A mask keeps what it does not name.
+    let change = v1::Workflow { id: "w".into(), finally: vec![], tasks: vec![noop("b", &[])], ..Default::default() };
+    let mask = pbjson_types::FieldMask { paths: vec!["finally".into(), "tasks".into()] };
+    let update = v1::UpdateWorkflowRequest { workflow: Some(change), update_mask: Some(mask), ..Default::default() };
+    let updated = client.update_workflow(update).await.expect("updated").into_inner().workflow.expect("one");
+    assert_eq!((updated.version, updated.finally.len(), updated.tasks.len()), (2, 0, 1));
+    assert_eq!(updated.concurrency_limits, first.concurrency_limits);
+    assert_eq!(updated.execution_timeout, first.execution_timeout);
+    // An older version is the older definition in every field.
+    let get = v1::GetWorkflowRequest { workflow_id: "w".into(), version: 1 };
+    let older = client.get_workflow(get).await.expect("there").into_inner().workflow.expect("one");
+    assert_eq!((older.version, &older.finally, &older.tasks), (1, &first.finally, &stored.tasks));
+    assert_eq!(older.failure_policy(), v1::FailurePolicy::FailFast);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
