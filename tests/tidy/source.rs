@@ -188,7 +188,8 @@ pub fn paths(code: &str) -> Vec<Named> {
     let mut named = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        if tokens[at].1 == "use" {
+        // `use<…>` in a type is a bound, and no tree.
+        if tokens[at].1 == "use" && tokens.get(at + 1).is_some_and(|next| next.1 != "<") {
             at = tree(&tokens, at + 1, &[], &mut named);
         } else if is_name(tokens[at].1) && tokens.get(at + 1).is_some_and(|next| next.1 == "::") {
             let (line, mut path) = (tokens[at].0, vec![tokens[at].1.to_string()]);
