@@ -9,6 +9,7 @@ pub mod convert;
 mod execution;
 pub mod listen;
 mod logs;
+mod mask;
 mod page;
 pub mod status;
 mod stream;

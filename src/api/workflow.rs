@@ -10,6 +10,7 @@ use super::{
     Api, EventStream, Reading,
     caller::{actor, request_id},
     convert::{self, definition, execution},
+    mask,
     page::{NOT_A_TOKEN, PAGE_BYTES, Page},
     status::{self, Reason, invalid, invalid_field, refused},
     stream,
@@ -296,7 +297,7 @@ impl WorkflowService for Workflows {
             let stored = self.stored(&workflow_id(&given.id)?).await?;
             // What is kept of the stored one must still be the stored one when the change is made.
             etag = etag.filter(|etag| !etag.is_empty()).or_else(|| Some(stored.etag()));
-            masked(definition::render_spec(stored.content.spec()), given, &paths)?
+            mask::applied(definition::render_spec(stored.content.spec()), given, &paths)?
         };
         workflow_id(&workflow.id)?;
         let content = self.content(workflow, false).await?;
@@ -572,33 +573,4 @@ fn batch_result(outcome: Result<v1::WorkflowExecution, Status>) -> v1::BatchExec
         }),
     };
     v1::BatchExecuteResult { result: Some(result) }
-}
-
-/// The stored definition with some fields of the given one.
-fn masked(mut stored: v1::Workflow, given: v1::Workflow, paths: &[String]) -> Result<v1::Workflow, Status> {
-    for path in paths {
-        match path.as_str() {
-            "name" => stored.name.clone_from(&given.name),
-            "description" => stored.description.clone_from(&given.description),
-            "tasks" => stored.tasks.clone_from(&given.tasks),
-            "metadata" => stored.metadata.clone_from(&given.metadata),
-            "labels" => stored.labels.clone_from(&given.labels),
-            "notification_config" => stored.notification_config.clone_from(&given.notification_config),
-            "concurrency_limits" => stored.concurrency_limits.clone_from(&given.concurrency_limits),
-            "failure_policy" => stored.failure_policy = given.failure_policy,
-            "on_failure" => stored.on_failure.clone_from(&given.on_failure),
-            "finally" => stored.finally.clone_from(&given.finally),
-            "execution_timeout" => stored.execution_timeout.clone_from(&given.execution_timeout),
-            "inputs" => stored.inputs.clone_from(&given.inputs),
-            other => {
-                let words = format!(
-                    "`{other}` is no field that an update can set; use name, description, tasks, metadata, labels, \
-                     notification_config, concurrency_limits, failure_policy, on_failure, finally, execution_timeout \
-                     or inputs"
-                );
-                return Err(status::status(Reason::InvalidUpdateMask, words));
-            }
-        }
-    }
-    Ok(stored)
 }

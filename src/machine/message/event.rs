@@ -1,0 +1,333 @@
+//! What is remembered: the only thing that changes state. Every choice that was made is in it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{ErrorKind, Output, ProcessIdentity, Trigger, WorkflowRecord};
+use crate::machine::{
+    ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+    task::TaskStatus,
+    workflow::Role,
+};
+
+/// A fact with its place in the order of all facts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// Its place.
+    pub revision: Revision,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// The same on noxd's own clock.
+    pub elapsed: Elapsed,
+    /// Who caused it.
+    pub actor: Actor,
+    /// Which workflow it is about, if one.
+    pub workflow: Option<WorkflowId>,
+    /// Which execution, if one.
+    pub execution: Option<ExecutionId>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A definition was stored or deleted.
+    WorkflowChanged {
+        /// What was done.
+        change: WorkflowChange,
+        /// The version since.
+        version: u64,
+        /// The record since; not kept in the history, which has the version rows for it.
+        record: Option<Arc<WorkflowRecord>>,
+    },
+    /// An execution began.
+    ExecutionStarted {
+        /// Of which version.
+        version: u64,
+        /// How many tasks it has.
+        task_count: u32,
+        /// The workflow's and its own.
+        labels: BTreeMap<String, String>,
+        /// What started it.
+        trigger: Trigger,
+        /// What it was given, with the defaults of what it was not: a JSON object.
+        inputs: Arc<str>,
+        /// Tasks that keep the result that they have in the execution that this one repeats, ascending.
+        reused: Arc<[(TaskIndex, TaskStatus)]>,
+    },
+    /// No new attempt starts from here.
+    ExecutionPaused,
+    /// Attempts start again.
+    ExecutionResumed,
+    /// A cancel was asked for. Running attempts are told to end.
+    ExecutionCancelRequested {
+        /// How many were told.
+        running: u32,
+        /// Whether it is the second one, which does not spare `finally` (S-STATE-5).
+        finally_too: bool,
+    },
+    /// A task failed, and the rest is not to be done. Running attempts are told to end.
+    ExecutionFailFast {
+        /// Which task.
+        cause: TaskIndex,
+        /// How many were told.
+        running: u32,
+    },
+    /// The execution's time is up. Running attempts are told to end.
+    ExecutionTimeoutReached {
+        /// The limit in microseconds.
+        timeout_micros: u64,
+        /// How many were told.
+        running: u32,
+    },
+    /// All tasks before are over: handlers have their turn.
+    HandlersStarted {
+        /// Which.
+        role: Role,
+    },
+    /// It ended.
+    ExecutionEnded {
+        /// How.
+        end: ExecutionEnd,
+    },
+    /// A task's rule and conditions hold: it waits for a slot from here.
+    TaskReady {
+        /// Which task.
+        task: TaskIndex,
+    },
+    /// A condition could not be evaluated, and so is not met (S-COND-4).
+    ConditionError {
+        /// Of which task.
+        task: TaskIndex,
+        /// The condition as it was written.
+        expression: String,
+        /// What it looked at.
+        values: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A person is asked. The task waits, and holds no slot.
+    ApprovalRequested {
+        /// Which task.
+        task: TaskIndex,
+    },
+    /// A person answered.
+    ApprovalResolved {
+        /// Which task.
+        task: TaskIndex,
+        /// Yes or no.
+        approved: bool,
+        /// In the person's words.
+        comment: String,
+    },
+    /// The backoff of a task is over: it waits for a slot again.
+    TaskRetryDue {
+        /// Which task.
+        task: TaskIndex,
+    },
+    /// An attempt was admitted: it holds its slot from here.
+    TaskStarted {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try.
+        attempt: u32,
+        /// When its last dependency ended.
+        ready_at: Timestamp,
+        /// When it came into the queue.
+        queued_at: Timestamp,
+        /// What it waited for.
+        waited: Waited,
+    },
+    /// Its process exists.
+    TaskSpawned {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try.
+        attempt: u32,
+        /// Which process.
+        process: ProcessIdentity,
+    },
+    /// Its time is up; it is told to end.
+    TaskTimeoutReached {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try.
+        attempt: u32,
+        /// Which of the task's limits.
+        limit: TimeLimit,
+        /// The limit in microseconds.
+        timeout_micros: u64,
+    },
+    /// An attempt is over, or a task without one.
+    TaskEnded {
+        /// Which task.
+        task: TaskIndex,
+        /// Which try; 0: it ended without one.
+        attempt: u32,
+        /// What it means for the task.
+        end: TaskEnd,
+        /// What is known of the attempt.
+        result: Box<AttemptResult>,
+    },
+    /// Tasks that can no longer run.
+    TasksBlocked {
+        /// Which, ascending.
+        tasks: Vec<TaskIndex>,
+        /// The task whose end is the cause.
+        cause: TaskIndex,
+    },
+    /// Tasks that are not to run: a condition or rule does not hold.
+    TasksSkipped {
+        /// Which, ascending.
+        tasks: Vec<TaskIndex>,
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// Tasks that had not started when the rest of the execution was called off.
+    TasksCancelled {
+        /// Which, ascending.
+        tasks: Vec<TaskIndex>,
+    },
+    /// How many attempts may be alive at once was changed.
+    ConcurrencyLimitSet {
+        /// Of which agent; `None`: of all.
+        agent: Option<Arc<str>>,
+        /// How many; `None`: the agent has no limit of its own any more.
+        limit: Option<u32>,
+    },
+}
+
+impl Event {
+    /// About how many bytes its rows take: batches are bounded by it.
+    pub fn weight(&self) -> usize {
+        /// What an event takes besides its texts, with its share of index rows.
+        const BASE: usize = 256;
+        BASE + match self {
+            Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| record.content.weight()),
+            // Once in the event and once in the summary.
+            Self::ExecutionStarted { labels, inputs, reused, .. } => {
+                2 * labels_weight(labels) + inputs.len() + 4 * reused.len()
+            }
+            Self::TaskEnded { result, .. } => {
+                let error = result.error.as_ref().map_or(0, |error| error.message.len() + error.stderr_tail.len());
+                error + result.output.as_ref().map_or(0, |output| output.json.len())
+            }
+            Self::TasksBlocked { tasks, .. } | Self::TasksCancelled { tasks } | Self::TasksSkipped { tasks, .. } => {
+                4 * tasks.len()
+            }
+            Self::ApprovalResolved { comment, .. } => comment.len(),
+            Self::ConditionError { expression, values, message, .. } => expression.len() + values.len() + message.len(),
+            _ => 0,
+        }
+    }
+}
+
+pub(super) fn labels_weight(labels: &BTreeMap<String, String>) -> usize {
+    labels.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+/// What was done to a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkflowChange {
+    /// First stored.
+    Created,
+    /// Another version.
+    Updated,
+    /// Deleted.
+    Deleted,
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecutionEnd {
+    /// Every task COMPLETED or SKIPPED.
+    Completed,
+    /// Some task FAILED, TIMED_OUT or BLOCKED.
+    Failed,
+    /// On request.
+    Cancelled,
+}
+
+/// What the end of an attempt means for its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskEnd {
+    /// COMPLETED.
+    Completed,
+    /// FAILED.
+    Failed,
+    /// TIMED_OUT.
+    TimedOut,
+    /// CANCELLED.
+    Cancelled,
+    /// QUEUED again: the attempt does not count (S-RETRY-7).
+    Interrupted,
+    /// RETRYING: the next attempt is due after so many microseconds.
+    Retrying {
+        /// How many.
+        delay_micros: u64,
+    },
+}
+
+/// A limit of time that an attempt ran into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// `timeout`: of the attempt.
+    Attempt,
+    /// `idle_timeout`: of its silence.
+    Idle,
+}
+
+impl TimeLimit {
+    /// The field that sets it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempt => "timeout",
+            Self::Idle => "idle_timeout",
+        }
+    }
+}
+
+/// What is known of an attempt that is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptResult {
+    /// When it was admitted.
+    pub started_at: Timestamp,
+    /// Exit code, where it exited.
+    pub exit_code: Option<i32>,
+    /// CPU time in microseconds.
+    pub cpu_micros: Option<u64>,
+    /// Most memory of one process, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// What went wrong.
+    pub error: Option<TaskError>,
+    /// What it left.
+    pub output: Option<Output>,
+    /// Revision of the end of the attempt before this one; 0: this is the first.
+    pub previous: Revision,
+}
+
+/// What went wrong, and the evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskError {
+    /// What kind.
+    pub kind: ErrorKind,
+    /// One sentence.
+    pub message: String,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Last 4 KiB of standard error.
+    pub stderr_tail: String,
+}
+
+/// Microseconds that a task waited before it started, by cause (S-VIEW-6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// For tasks before it.
+    pub dependency: u64,
+    /// For the execution to be resumed.
+    pub pause: u64,
+    /// For the backoff of the attempt before.
+    pub backoff: u64,
+    /// For a slot.
+    pub limit: u64,
+}

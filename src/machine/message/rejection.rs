@@ -1,0 +1,117 @@
+//! What is answered: why a command was refused, or what came of it.
+
+use crate::machine::{
+    ids::{AttemptKey, ExecutionId, WorkflowId},
+    workflow::Violation,
+};
+
+/// Why a command was refused. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No workflow of that id.
+    #[error("workflow `{0}` does not exist; `noxctl workflow list` shows those that do")]
+    WorkflowNotFound(WorkflowId),
+    /// The id is taken.
+    #[error("workflow `{0}` exists already; update it, or choose another id")]
+    WorkflowExists(WorkflowId),
+    /// Somebody else changed it first.
+    #[error("workflow `{workflow}` has etag {current} now, not {given}; read it again and repeat the change")]
+    EtagMismatch {
+        /// Which.
+        workflow: WorkflowId,
+        /// What it has.
+        current: String,
+        /// What was given.
+        given: String,
+    },
+    /// No execution of that id in that workflow.
+    #[error("execution {execution} of workflow `{workflow}` does not exist")]
+    ExecutionNotFound {
+        /// Of which workflow.
+        workflow: WorkflowId,
+        /// Which.
+        execution: ExecutionId,
+    },
+    /// No execution of that id.
+    #[error("execution {0} does not exist")]
+    NoSuchExecution(ExecutionId),
+    /// No task of that id in that execution.
+    #[error("execution {execution} has no task `{task}`")]
+    TaskNotFound {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Which task.
+        task: String,
+    },
+    /// What an execution was given is not what the workflow declares.
+    #[error("the inputs do not fit workflow `{workflow}`")]
+    InvalidInputs {
+        /// Which workflow.
+        workflow: WorkflowId,
+        /// All faults.
+        violations: Vec<Violation>,
+    },
+    /// The task does not wait for an answer.
+    #[error("task `{task}` of execution {execution} does not wait for an answer: {why}")]
+    NotWaiting {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Which task.
+        task: String,
+        /// What it is instead.
+        why: String,
+    },
+    /// Another person must answer.
+    #[error("`{actor}` may not answer task `{task}`; its approvers are {approvers}")]
+    NotAnApprover {
+        /// Which task.
+        task: String,
+        /// Who tried.
+        actor: String,
+        /// Who may.
+        approvers: String,
+    },
+    /// No limit at all.
+    #[error("{0}")]
+    InvalidLimit(String),
+    /// Not in this state.
+    #[error("cannot {operation} workflow `{workflow}`: {why}")]
+    InvalidWorkflowState {
+        /// Which.
+        workflow: WorkflowId,
+        /// What was wanted.
+        operation: &'static str,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// A report about an attempt that is not the live one.
+    #[error("attempt {} of task {} in execution {} is not the live one", .0.attempt, .0.task, .0.execution)]
+    StaleAttempt(AttemptKey),
+    /// More would not fit into memory.
+    #[error(
+        "executions with {tasks} tasks run or wait already, and more cannot be queued; try again when some have ended"
+    )]
+    QueueFull {
+        /// How many tasks they have.
+        tasks: usize,
+    },
+    /// noxd is shutting down.
+    #[error("noxd is shutting down; try again when it is back")]
+    Draining,
+}
+
+/// What a command that was accepted answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A workflow was changed, to this version.
+    Workflow {
+        /// Which.
+        workflow: WorkflowId,
+        /// Its version since.
+        version: u64,
+    },
+    /// Executions that were started, or that a control is about.
+    Executions(Vec<ExecutionId>),
+    /// A fact was taken.
+    Taken,
+}
