@@ -175,3 +175,7 @@ fn filling(execution: &Execution, task: TaskIndex) -> Option<Box<Filling>> {
 #[cfg(test)]
 #[path = "step_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "feature_tests.rs"]
+mod features;
