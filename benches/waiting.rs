@@ -57,12 +57,8 @@ async fn measure(executions: usize) {
     println!("resident after the start: {again} KiB: {:.0} bytes each", (again * 1_024) as f64 / executions as f64);
 
     let began = Instant::now();
-    let request = v1::ResolveApprovalRequest {
-        execution_id: last,
-        task_id: "ask".into(),
-        approved: true,
-        ..Default::default()
-    };
+    let request =
+        v1::ResolveApprovalRequest { execution_id: last, task_id: "ask".into(), approved: true, ..Default::default() };
     let answer = connect::executions(channel).resolve_approval(request).await.expect("taken").into_inner();
     assert_eq!(answer.execution.expect("an execution").status(), v1::WorkflowStatus::Completed);
     println!("one answered in {:.1} ms", began.elapsed().as_secs_f64() * 1e3);

@@ -9,6 +9,7 @@ use crate::machine::{
     explain,
     ids::{Elapsed, Timestamp, WorkflowId},
     message::{AttemptEnd, AttemptOutcome, Content, ErrorKind, ExecutionEnd, Inputs, Operation, Output, Trigger},
+    progress::{Expected, estimate},
     task::TaskStatus,
     workflow::{
         Action, ApprovalAction, BackoffSpec, Definition, FailurePolicy, InputSpec, RetrySpec, TaskSpec, TriggerRule,
@@ -79,7 +80,10 @@ impl Story {
     }
 
     fn ends(&mut self, task: &str, end: AttemptEnd) {
-        let attempt = self.key(task);
+        self.report(self.key(task), end);
+    }
+
+    fn report(&mut self, attempt: AttemptKey, end: AttemptEnd) {
         let outcome = Box::new(AttemptOutcome::bare(end));
         self.tell(Command::AttemptEnded { attempt, outcome }).expect("taken");
     }
@@ -589,4 +593,40 @@ fn an_execution_with_everything_is_rebuilt_from_its_events() {
     story.succeeds("clean");
     check(&story);
     assert_eq!(story.end(), Some(ExecutionEnd::Cancelled));
+}
+
+#[test]
+fn progress_is_weighed_by_what_earlier_executions_say_and_the_longest_way_is_left() {
+    // S-VIEW-1
+    let mut story = Story::of(workflow(vec![noop("quick"), noop("slow: quick"), noop("last: slow")]));
+    story.pass(SECOND);
+    story.succeeds("quick");
+    story.pass(8 * SECOND);
+    story.succeeds("slow");
+    story.pass(SECOND);
+    story.succeeds("last");
+    let earlier = story.run().clone();
+    let expected = Expected::of(std::slice::from_ref(&earlier)).expect("one execution");
+    assert!((expected.percent(&earlier) - 100.0).abs() < f64::EPSILON);
+
+    let again = ExecutionId(2);
+    story.start(again, serde_json::Map::new()).expect("started");
+    let end = |story: &mut Story, task| {
+        let attempt = AttemptKey { execution: again, task, attempt: 1 };
+        story.report(attempt, AttemptEnd::Succeeded);
+    };
+    let now = |story: &Story| story.now.wall;
+    let left = |story: &Story, expected| {
+        let run = story.machine.state().execution(again).expect("held");
+        estimate(run, expected, now(story)).map(|estimate| (estimate.at.0 - now(story).0, estimate.executions))
+    };
+    assert_eq!(left(&story, Some(&expected)), Some((10_000_000, 1)));
+    assert_eq!(left(&story, None), None, "nothing has ended yet, so it has no pace");
+    end(&mut story, 0);
+    story.pass(2 * SECOND);
+    let run = story.machine.state().execution(again).expect("held");
+    assert!((expected.percent(run) - 10.0).abs() < 0.01, "{}", expected.percent(run));
+    assert!((run.counts().percent(false) - 33.3).abs() < 0.1);
+    assert_eq!(left(&story, Some(&expected)), Some((7_000_000, 1)), "what has run already is not left");
+    assert_eq!(left(&story, None), Some((4_000_000, 0)), "two tasks at the pace of the first");
 }
