@@ -21,6 +21,7 @@ use crate::{
         ids::Actor,
         message::{AttemptEnd, AttemptOutcome, Command},
     },
+    notify::Supervisor,
     store::{Store, StoreConfig, StoreError, disk::RealDisk},
 };
 
@@ -35,6 +36,9 @@ pub struct Daemon {
     stop_serving: CancellationToken,
     streams: TaskTracker,
     drain_timeout: std::time::Duration,
+    supervisor: Supervisor,
+    /// Tells the supervisor that noxd is alive.
+    watchdog: JoinHandle<()>,
     /// Where it listens, for people.
     pub doors: Vec<String>,
 }
@@ -80,15 +84,17 @@ impl Daemon {
     ///
     /// # Errors
     /// Why it could not start; everything is closed again then.
-    #[expect(clippy::disallowed_methods, reason = "its handle is kept, and shut_down waits for it")]
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
+    #[expect(clippy::disallowed_methods, reason = "their handles are kept, and shut_down ends both")]
+    pub async fn start(config: &Config, supervisor: Supervisor) -> Result<Self, StartError> {
         let layout = DataLayout::new(&config.data_dir);
         make_private(&config.data_dir)?;
         // First, since nothing may run in a noxd that cannot serve, nor while the mask for new files is another.
         let doors = open_doors(config).await?;
+        supervisor.status("recovering");
         let mut engine = open(config, &layout).await?;
         let store_id = format!("{:032x}", engine.handle.store_id());
         let interrupted = std::mem::take(&mut engine.interrupted);
+        supervisor.status("ending what a noxd before this one left running");
         end_leftovers(&store_id, &interrupted, config).await;
         let effects = std::mem::replace(&mut engine.effects, tokio::sync::mpsc::channel(1).1);
         let executor_config = ExecutorConfig {
@@ -112,6 +118,9 @@ impl Daemon {
         };
         let described = doors.iter().map(listen::Door::describe).collect();
         let serving = tokio::spawn(listen::serve(api, doors, stop_serving.clone()));
+        // The doors are open and take calls from here on.
+        supervisor.ready();
+        let watchdog = tokio::spawn(supervisor.clone().watch(engine.handle.clone()));
         Ok(Self {
             engine,
             executor,
@@ -119,6 +128,8 @@ impl Daemon {
             stop_serving,
             streams,
             drain_timeout: config.drain_timeout,
+            supervisor,
+            watchdog,
             doors: described,
         })
     }
@@ -159,6 +170,7 @@ impl Daemon {
     }
 
     async fn shut_down(self) -> Result<(), RunError> {
+        self.supervisor.stopping();
         let drain = Request { wanted: Wanted::Command(Command::Drain), actor: Actor::Noxd, id: None };
         if self.engine.handle.submit(drain).await.is_ok() {
             tracing::info!(running = self.executor.running(), "draining");
@@ -172,6 +184,7 @@ impl Daemon {
         {
             tracing::warn!(%error, "serving ended in an error");
         }
+        self.watchdog.abort();
         self.engine.handle.stop().await;
         let mut engine = self.engine;
         let outcome = (&mut engine.stopped).await.unwrap_or(Ok(()));
@@ -212,7 +225,7 @@ async fn end_leftovers(store_id: &str, interrupted: &[LostAttempt], config: &Con
             boot_id: process.boot_id.to_string(),
         })
         .collect();
-    let ended = leftovers::end_all(store_id, &known, config.termination_grace).await;
+    let ended = leftovers::end_all(store_id, &config.data_dir, &known, config.termination_grace).await;
     if ended > 0 {
         tracing::info!(ended, "ended processes that a noxd before this one had left behind");
     }

@@ -14,7 +14,7 @@
 //! | [`executor`] | processes, their logs and their end |
 //! | [`api`] | the gRPC services |
 //! | [`cli`] | noxctl, and the client half of `noxd run` |
-//! | [`daemon`], [`config`], [`telemetry`] | composition |
+//! | [`daemon`], [`config`], [`telemetry`], [`notify`] | composition |
 //!
 //! Start reading at [`machine::message`], then [`machine::step`].
 
@@ -50,6 +50,8 @@ pub mod executor;
 #[cfg(feature = "daemon")]
 pub mod logs;
 pub mod machine;
+#[cfg(feature = "daemon")]
+pub mod notify;
 #[cfg(feature = "daemon")]
 pub mod proto;
 #[cfg(feature = "daemon")]

@@ -27,6 +27,7 @@ use crate::{
     config::{ConfigError, Settings, runs_dir},
     daemon::{Daemon, RunError, StartError, chain},
     machine::workflow::Violation,
+    notify::Supervisor,
     proto::v1,
     telemetry,
 };
@@ -140,8 +141,9 @@ pub async fn run(args: RunArgs) -> Result<u8, RunFailure> {
         ..Settings::default()
     };
     let config = settings.into_config()?;
-    let daemon =
-        Daemon::start(&config).await.map_err(|source| RunFailure::Start { path: directory.clone(), source })?;
+    let daemon = Daemon::start(&config, Supervisor::nobody())
+        .await
+        .map_err(|source| RunFailure::Start { path: directory.clone(), source })?;
     let outcome = match connect::socket_channel(&socket).await {
         Ok(channel) => follow(&args, workflow, channel, &directory).await,
         Err(error) => Err(error.into()),

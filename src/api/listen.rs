@@ -1,34 +1,44 @@
 //! The doors: a Unix socket for this user, and TCP on loopback, with the limits of HTTP/2 set.
 //!
-//! The accept loops are noxd's own: they bound connections, back off when descriptors run out, and close a connection
-//! that says nothing. What a connection may do after that is bounded by [`server`].
+//! The accept loops are noxd's own: they bound connections, also of one peer, back off when descriptors run out, and
+//! close a connection that does not come to the point. What a connection may do after that is bounded by [`server`],
+//! `frames` and `body`.
 
 use std::{
-    fs, io,
+    collections::HashMap,
+    fs,
+    future::Future as _,
+    io,
     net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
+    time::Sleep,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Connected};
+use tower::util::MapRequestLayer;
 
-use super::Api;
+use super::{Api, body::LargeBodies, frames::FrameMeter};
 
-/// Connections at once, over both doors.
+/// Connections at once, over both doors; at most half of the descriptors that noxd may have, since tasks need some.
 const MAX_CONNECTIONS: usize = 1_024;
+/// One peer (a user, an address) has at most this part of them: others find room.
+const PART_OF_ONE_PEER: usize = 2;
 /// How long a new connection may say nothing.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
+/// How long it may take from there until both sides have told each other their settings.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the accept loop rests when the system has no descriptor left.
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// How long calls and connections have to end at shutdown. Streams and waits have ended by themselves before.
@@ -168,12 +178,14 @@ pub enum ServeError {
 pub async fn serve(api: Api, doors: Vec<Door>, stop: CancellationToken) -> Result<(), ServeError> {
     let routes = super::routes(&api).await?;
     let (connections, incoming) = mpsc::channel::<io::Result<Connection>>(16);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Places::new(most_connections()));
     for door in doors {
-        api.streams.spawn(accept(door, connections.clone(), Arc::clone(&room), stop.clone()));
+        api.streams.spawn(accept(door, connections.clone(), Arc::clone(&places), stop.clone()));
     }
     drop(connections);
+    let bodies = LargeBodies::new();
     let ended = server()
+        .layer(MapRequestLayer::new(move |request| bodies.bounded(request)))
         .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.clone().cancelled_owned());
     let drained = async {
@@ -196,45 +208,108 @@ fn server() -> Server {
         .http2_max_header_list_size(Some(16 * 1_024))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .initial_stream_window_size(Some(1_024 * 1_024))
-        .initial_connection_window_size(Some(4 * 1_024 * 1_024))
+        // What a peer can have us keep unread: enough for 5 MB/s over 50 ms, and for all that a machine itself can do.
+        .initial_stream_window_size(Some(256 * 1_024))
+        .initial_connection_window_size(Some(512 * 1_024))
         .tcp_nodelay(true)
 }
 
-/// Takes connections as long as there is room.
+/// How many connections there may be with the descriptors that noxd may have.
+fn most_connections() -> usize {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = descriptors.map_or(MAX_CONNECTIONS, |most| usize::try_from(most / 2).unwrap_or(MAX_CONNECTIONS));
+    half.clamp(1, MAX_CONNECTIONS)
+}
+
+/// Takes connections. One for which there is no place is closed at once: its client learns it now, and not at a deadline.
 #[expect(clippy::disallowed_methods, reason = "ends by itself after FIRST_BYTE, and with `stop`")]
 async fn accept(
     door: Door,
     connections: mpsc::Sender<io::Result<Connection>>,
-    room: Arc<Semaphore>,
+    places: Arc<Places>,
     stop: CancellationToken,
 ) {
+    let mut was_full = false;
     loop {
-        let (permit, accepted) = tokio::select! {
-            taken = async { (Arc::clone(&room).acquire_owned().await, door.accept().await) } => taken,
+        let accepted = tokio::select! {
+            accepted = door.accept() => accepted,
             () = stop.cancelled() => return,
         };
-        let Ok(permit) = permit else { return };
-        match accepted {
-            Ok(stream) => {
-                let (connections, stop) = (connections.clone(), stop.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        spoke = tokio::time::timeout(FIRST_BYTE, stream.spoke()) => {
-                            if matches!(spoke, Ok(Ok(()))) {
-                                // A server that stops takes no more.
-                                let _ = connections.send(Ok(Connection { stream, _permit: permit })).await;
-                            }
-                        }
-                        () = stop.cancelled() => {}
-                    }
-                });
-            }
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
                 tokio::time::sleep(EXHAUSTED_REST).await;
+                continue;
             }
+        };
+        let peer = stream.peer();
+        let Some(place) = Places::take(&places, &peer) else {
+            // Once, not for each of a flood.
+            if !was_full {
+                tracing::warn!(?peer, "too many connections: further ones are closed");
+            }
+            was_full = true;
+            continue;
+        };
+        was_full = false;
+        let (connections, stop) = (connections.clone(), stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                spoke = tokio::time::timeout(FIRST_BYTE, stream.spoke()) => {
+                    if matches!(spoke, Ok(Ok(()))) {
+                        // A server that stops takes no more.
+                        let _ = connections.send(Ok(Connection::new(stream, peer, place))).await;
+                    }
+                }
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// The places for connections.
+struct Places {
+    most: usize,
+    /// Taken, by the peer's user or address.
+    taken: Mutex<HashMap<String, usize>>,
+}
+
+/// One of them, given back when dropped.
+struct Place {
+    of: Arc<Places>,
+    peer: String,
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        Self { most, taken: Mutex::default() }
+    }
+
+    fn take(this: &Arc<Self>, peer: &Peer) -> Option<Place> {
+        let peer = match peer {
+            Peer::Tcp(address) => format!("{:?}", address.map(|address| address.ip())),
+            Peer::Unix(user) => format!("user {user:?}"),
+        };
+        let mut taken = this.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, own) = (taken.values().sum::<usize>(), taken.get(&peer).copied().unwrap_or(0));
+        if all >= this.most || own >= this.most.div_ceil(PART_OF_ONE_PEER) {
+            return None;
         }
+        taken.insert(peer.clone(), own + 1);
+        Some(Place { of: Arc::clone(this), peer })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.get(&self.peer).copied().unwrap_or(0);
+        if own > 1 {
+            taken.insert(self.peer.clone(), own - 1)
+        } else {
+            taken.remove(&self.peer)
+        };
     }
 }
 
@@ -269,6 +344,13 @@ enum Stream {
 }
 
 impl Stream {
+    fn peer(&self) -> Peer {
+        match self {
+            Self::Tcp(stream) => Peer::Tcp(stream.peer_addr().ok()),
+            Self::Unix(stream) => Peer::Unix(stream.peer_cred().ok().map(|peer| peer.uid())),
+        }
+    }
+
     /// Waits until the peer has said something.
     async fn spoke(&self) -> io::Result<()> {
         match self {
@@ -279,10 +361,39 @@ impl Stream {
     }
 }
 
-/// A connection that holds its place.
+/// A connection that holds its place, and whose frames are counted.
 struct Connection {
     stream: Stream,
-    _permit: OwnedSemaphorePermit,
+    peer: Peer,
+    meter: FrameMeter,
+    began: Instant,
+    /// Until both sides have told each other their settings.
+    handshake: Option<Pin<Box<Sleep>>>,
+    _place: Place,
+}
+
+impl Connection {
+    #[expect(clippy::disallowed_methods, reason = "a rate of frames, nothing that outlives the connection")]
+    fn new(stream: Stream, peer: Peer, place: Place) -> Self {
+        let handshake = Some(Box::pin(tokio::time::sleep(HANDSHAKE)));
+        Self { stream, peer, meter: FrameMeter::new(), began: Instant::now(), handshake, _place: place }
+    }
+
+    /// Counts what has come. An error ends the connection.
+    fn check(&mut self, came: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
+        if let Err(flood) = self.meter.take(came, self.began.elapsed()) {
+            tracing::warn!(peer = ?self.peer, %flood, "a connection was closed");
+            return Err(io::Error::other(flood));
+        }
+        let Some(handshake) = &mut self.handshake else { return Ok(()) };
+        if self.meter.is_open() {
+            self.handshake = None;
+        } else if handshake.as_mut().poll(cx).is_ready() {
+            tracing::debug!(peer = ?self.peer, "a connection was closed: its handshake took too long");
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
 }
 
 /// Who is at the other end; in the extensions of each of its requests.
@@ -298,19 +409,19 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        match &self.stream {
-            Stream::Tcp(stream) => Peer::Tcp(stream.peer_addr().ok()),
-            Stream::Unix(stream) => Peer::Unix(stream.peer_cred().ok().map(|peer| peer.uid())),
-        }
+        self.peer.clone()
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let before = buf.filled().len();
+        let read = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        };
+        self.check(&buf.filled()[before..], cx)?;
+        read
     }
 }
 

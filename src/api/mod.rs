@@ -4,9 +4,11 @@
 //! file; `convert` is the one place that knows both protobuf and the machine; `status` makes every error.
 
 mod agent;
+mod body;
 mod caller;
 pub mod convert;
 mod execution;
+mod frames;
 pub mod listen;
 mod logs;
 mod mask;

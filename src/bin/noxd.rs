@@ -17,6 +17,7 @@ use noxd::{
     config::{ConfigError, Settings},
     daemon::{Daemon, RunError, StartError, chain},
     logs::{self, LogsArgs, LogsError},
+    notify::Supervisor,
     run::{self, RunArgs, RunFailure},
     telemetry,
 };
@@ -99,7 +100,7 @@ async fn serve(file: Option<PathBuf>, settings: Settings) -> Result<u8, Failure>
     telemetry::log_to_stderr(&config.log);
     let stop = CancellationToken::new();
     run::stop_on_signals(stop.clone())?;
-    let daemon = Daemon::start(&config).await?;
+    let daemon = Daemon::start(&config, Supervisor::from_environment()).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), doors = ?daemon.doors, data = %config.data_dir.display(), "serving");
     daemon.run_until(stop).await?;
     tracing::info!("stopped");

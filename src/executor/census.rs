@@ -22,6 +22,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 
+use super::tag::Carried;
+#[cfg(test)]
+use super::tag::Tag;
+
 /// Which process, for ever: a pid alone is used again, together with its start time and the boot it is not.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProcessIdentity {
@@ -103,6 +107,7 @@ pub(super) struct Process {
     pub(super) alive: bool,
     is_kernel_thread: bool,
     nox_variables: OnceLock<Vec<Vec<u8>>>,
+    carried: OnceLock<Option<Carried>>,
 }
 
 impl Process {
@@ -137,26 +142,47 @@ impl Process {
         let alive = !matches!(state, "Z" | "X") || threads > 1;
         let mark = Mark { pid, start_time };
         let is_kernel_thread = flags & KERNEL_THREAD_FLAG != 0;
-        Some(Self { mark, parent, group, session, alive, is_kernel_thread, nox_variables: OnceLock::new() })
+        let (nox_variables, carried) = (OnceLock::new(), OnceLock::new());
+        Some(Self { mark, parent, group, session, alive, is_kernel_thread, nox_variables, carried })
     }
 
     /// One that was never read from `/proc`, in the group that is named like its session.
     #[cfg(test)]
     pub(super) fn imagined(mark: Mark, parent: u32, session: u32, variables: &[&str]) -> Self {
         let nox_variables = OnceLock::from(variables.iter().map(|entry| entry.as_bytes().to_vec()).collect::<Vec<_>>());
-        Self { mark, parent, group: session, session, alive: true, is_kernel_thread: false, nox_variables }
+        let carried = OnceLock::from(Some(Carried::NOTHING));
+        Self { mark, parent, group: session, session, alive: true, is_kernel_thread: false, nox_variables, carried }
+    }
+
+    /// The same with a tag.
+    #[cfg(test)]
+    pub(super) fn tagged(self, tag: Tag) -> Self {
+        Self { carried: OnceLock::from(Some(Carried::imagined(tag))), ..self }
+    }
+
+    /// Whether it is of our own uid.
+    fn is_of_our_user(&self) -> bool {
+        let ours = rustix::process::geteuid().as_raw();
+        std::fs::metadata(format!("/proc/{}", self.mark.pid)).is_ok_and(|meta| meta.uid() == ours)
+    }
+
+    /// The numbers of a [`tag`](super::tag) that it carries; none unless it is of our own uid. As root we also find
+    /// those that have taken another one.
+    pub(super) fn carried(&self) -> Option<Carried> {
+        *self.carried.get_or_init(|| {
+            let may_be_ours = rustix::process::geteuid().is_root() || self.is_of_our_user();
+            may_be_ours.then(|| Carried::by(self.mark.pid)).flatten()
+        })
     }
 
     /// The `NOX_…=…` entries of the environment it was executed with; none unless it is of our own uid.
     pub(super) fn nox_variables(&self) -> &[Vec<u8>] {
         self.nox_variables.get_or_init(|| {
-            let folder = format!("/proc/{}", self.mark.pid);
-            let ours = rustix::process::geteuid().as_raw();
-            if !std::fs::metadata(&folder).is_ok_and(|meta| meta.uid() == ours) {
+            if !self.is_of_our_user() {
                 return Vec::new();
             }
             // Unreadable: it is gone, or it is privileged and thus no child that noxd could end.
-            let environ = std::fs::read(folder + "/environ").unwrap_or_default();
+            let environ = std::fs::read(format!("/proc/{}/environ", self.mark.pid)).unwrap_or_default();
             let entries = environ.split(|byte| *byte == 0);
             entries.filter(|entry| entry.starts_with(b"NOX_")).map(<[u8]>::to_vec).collect()
         })

@@ -1,25 +1,27 @@
 //! At start-up: ends the processes that a dead daemon left behind, before their tasks are tried again (S-SAFE-4).
 //!
 //! They are found twice over. By identity: pid, start time and boot of the attempts that the store knows; the
-//! session of such a process goes with it. By environment: whoever of our own uid carries our `NOX_STORE_ID`,
-//! which closes the gap between a fork and its durable record, and finds grandchildren that called setsid.
+//! session of such a process goes with it. By what they inherited: whoever carries the store's [`tag`](super::tag), or
+//! is of our own uid and carries our `NOX_STORE_ID`. That closes the gap between a fork and its durable record, and
+//! finds grandchildren that called setsid.
 //! A pid that was used again is a stranger and is left alone, and so are its group and session.
 //!
 //! Read first: [`end_all`].
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::census::{Census, Mark, ProcessIdentity, boot_id};
+use super::tag::Tag;
 use super::termination::{self, Patience, Roster};
 
-/// Ends every process that an earlier daemon of the store `store_id` left, those of `known` and all that carry the
+/// Ends every process that an earlier daemon of the store `store_id` at `place` left, those of `known` and all that carry the
 /// id, in the usual way: SIGTERM, `grace`, SIGKILL. Returns how many were ended once they are gone.
 ///
 /// Call it before the first attempt is started: it cannot tell this daemon's attempts from the last one's. This
 /// process and its ancestors are spared, also when noxd itself was started from a task of the same store. An empty
 /// `store_id` matches nobody. What cannot be done is told to the log.
-pub async fn end_all(store_id: &str, known: &[ProcessIdentity], grace: Duration) -> usize {
-    match roster(store_id, known).await {
+pub async fn end_all(store_id: &str, place: &Path, known: &[ProcessIdentity], grace: Duration) -> usize {
+    match roster(store_id, place, known).await {
         Ok(mut roster) => {
             termination::end(&mut roster, Patience { settle: Duration::ZERO, grace }, std::future::pending())
                 .await
@@ -32,13 +34,14 @@ pub async fn end_all(store_id: &str, known: &[ProcessIdentity], grace: Duration)
     }
 }
 
-async fn roster(store_id: &str, known: &[ProcessIdentity]) -> std::io::Result<Roster> {
+async fn roster(store_id: &str, place: &Path, known: &[ProcessIdentity]) -> std::io::Result<Roster> {
     let boot = boot_id()?;
     let roots: Vec<Mark> =
         known.iter().filter(|identity| identity.boot_id == boot).map(ProcessIdentity::mark).collect();
     let variables = if store_id.is_empty() { vec![] } else { vec![format!("NOX_STORE_ID={store_id}").into_bytes()] };
     let census = Census::taken_after_now().await?;
-    Ok(Roster::of_strays(roots, variables, ourselves_and_ancestors(&census)))
+    let tag = (!store_id.is_empty()).then(|| Tag::of_store(store_id, place));
+    Ok(Roster::of_strays(roots, variables, tag, ourselves_and_ancestors(&census)))
 }
 
 fn ourselves_and_ancestors(census: &Census) -> Vec<u32> {
@@ -52,7 +55,6 @@ fn ourselves_and_ancestors(census: &Census) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::process::{Child, Command};
     use std::time::Instant;
 
@@ -60,6 +62,7 @@ mod tests {
     use super::*;
 
     const GRACE: Duration = Duration::from_millis(200);
+    const HERE: &str = "/here";
 
     /// A process in a session of its own that ignores SIGTERM, with `variable` in its environment. It is our child,
     /// so a test that fails can still end it.
@@ -110,7 +113,7 @@ mod tests {
         let stray = Stray::start(room.path(), ("X", "x"), script);
         let member = std::fs::read_to_string(room.path().join("member")).unwrap().trim().parse().unwrap();
         let since = Instant::now();
-        let ended = end_all("", &[stray.identity()], GRACE).await;
+        let ended = end_all("", Path::new(HERE), &[stray.identity()], GRACE).await;
         assert!(ended >= 2 && since.elapsed() < GRACE + Duration::from_secs(2), "{ended} in {:?}", since.elapsed());
         assert!(!stray.lives() && !lives(member));
     }
@@ -122,9 +125,9 @@ mod tests {
         let store = format!("ours-{}", std::process::id());
         let ours = Stray::start(room.path(), ("NOX_STORE_ID", &store), "");
         let theirs = Stray::start(room.path(), ("NOX_STORE_ID", &format!("{store}0")), "");
-        assert!(end_all(&store, &[], GRACE).await >= 1);
+        assert!(end_all(&store, Path::new(HERE), &[], GRACE).await >= 1);
         assert!(!ours.lives() && theirs.lives());
-        assert_eq!(end_all(&store, &[], GRACE).await, 0, "nobody is left to be ended");
+        assert_eq!(end_all(&store, Path::new(HERE), &[], GRACE).await, 0, "nobody is left to be ended");
     }
 
     // S-SAFE-4
@@ -136,7 +139,7 @@ mod tests {
         let reused = ProcessIdentity { start_time: seen.start_time - 1, ..seen.clone() };
         let other_boot = ProcessIdentity { boot_id: "00000000-0000-0000-0000-000000000000".to_owned(), ..seen };
         let nobody = ProcessIdentity { pid: u32::MAX, ..reused.clone() };
-        assert_eq!(end_all("", &[reused, other_boot, nobody], GRACE).await, 0);
+        assert_eq!(end_all("", Path::new(HERE), &[reused, other_boot, nobody], GRACE).await, 0);
         assert!(stranger.lives());
     }
 
@@ -145,7 +148,7 @@ mod tests {
     async fn noxd_and_its_ancestors_are_never_ended() {
         let ourselves = ProcessIdentity::of(std::process::id()).unwrap();
         let parent = ProcessIdentity::of(std::os::unix::process::parent_id()).unwrap();
-        let roster = roster("some-store", &[ourselves.clone(), parent.clone()]).await.unwrap();
+        let roster = roster("some-store", Path::new(HERE), &[ourselves.clone(), parent.clone()]).await.unwrap();
         assert!(roster.spares(ourselves.pid) && roster.spares(parent.pid));
         assert!(roster.spares(1) || parent.pid == 0, "up to the first process");
     }

@@ -6,12 +6,15 @@
 
 mod census;
 pub mod files;
+mod hunt;
 pub mod leftovers;
 pub mod logs;
+mod orphans;
 mod output;
 mod pipes;
 pub mod process;
 mod spawn;
+mod tag;
 mod termination;
 
 use std::{
@@ -27,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use self::{
     files::DataLayout,
     process::{ProcessEnd, ProcessReport, ProcessSpec, StopCause, StopSignal, Stopper},
+    tag::Tag,
 };
 use crate::{
     engine::{Handle, read::Reads},
@@ -74,6 +78,10 @@ impl Executor {
     /// Starts taking effects.
     #[expect(clippy::disallowed_methods, reason = "ends with the channel of effects, when the writer does")]
     pub fn start(config: ExecutorConfig, engine: Handle, mut effects: mpsc::Receiver<Vec<Effect>>) -> Self {
+        if let Err(error) = Tag::of_store(&config.store_id, config.layout.root()).wear() {
+            tracing::warn!(%error, "after a crash, daemons of tasks that clear their environment will not be found");
+        }
+        let minds_orphans = tokio::spawn(orphans::adopt(config.grace));
         let shared = Shared { config, engine, running: Mutex::default(), attempts: TaskTracker::new() };
         let executor = Self { shared: Arc::new(shared) };
         let dispatcher = executor.clone();
@@ -81,6 +89,7 @@ impl Executor {
             while let Some(batch) = effects.recv().await {
                 dispatcher.dispatch(batch);
             }
+            minds_orphans.abort();
         });
         executor
     }

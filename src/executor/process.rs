@@ -12,7 +12,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,8 @@ use super::census::{memory_high_water, off_thread, watch_end};
 use super::logs::LogWriter;
 use super::output::{self, OutputFormat, StdoutCapture};
 use super::pipes::{Flow, Pump, Sink, feed};
-use super::spawn::{Launch, Reaped, Started};
+use super::spawn::{Launch, NotStarted, Reaped, Started};
+use super::tag::{self, Tag};
 use super::termination::{self, Patience, Roster};
 
 pub use super::census::ProcessIdentity;
@@ -44,7 +45,7 @@ pub struct ProcessSpec {
     /// The author's literal variables; they win over what is inherited.
     pub env: Vec<(String, String)>,
     /// noxd's own variables (`NOX_STORE_ID`, `NOX_EXECUTION_ID`, `NOX_TASK_ID`, `NOX_ATTEMPT`, …); they win over
-    /// `env`. By these four together a process that left its session is still found.
+    /// `env`. By these four together, and by the `tag` made of them, a process that left its session is still found.
     pub identity: Vec<(String, String)>,
     /// Where the program starts. It exists.
     pub working_dir: PathBuf,
@@ -216,15 +217,12 @@ pub async fn run_inheriting(
     }
     let inherited: Vec<String> = inherited.iter().map(|name| (*name).to_owned()).collect();
     let (grace, output_file) = (spec.grace, spec.output_file.clone());
-    let marks = marks_of_attempt(&spec.identity);
-    // Files and the wait for the child's exec would hold up a thread of the runtime; should we be dropped
-    // meanwhile, what was started is dropped there and thereby killed.
-    let begun = off_thread(move || begin(spec, &inherited)).await;
-    let attempt = match begun.and_then(Begun::enter_runtime) {
+    let (marks, tag) = (marks_of_attempt(&spec.identity), tag_of_attempt(&spec.identity));
+    let attempt = match begin_in_time(spec, inherited, &signal).await {
         Ok(attempt) => attempt,
         Err(message) => return never_ran(message),
     };
-    let roster = Roster::of_attempt(attempt.identity.mark(), marks);
+    let roster = Roster::of_attempt(attempt.identity.mark(), marks, tag);
     spawned(attempt.identity);
 
     let (mut child, flow) = (attempt.child, Flow::default());
@@ -237,6 +235,33 @@ pub async fn run_inheriting(
     // Its pid may be used again from here on; nobody looks at it any more.
     drop(child);
     report(sink, minded, reaped, output_file).await
+}
+
+/// Starts the program, again and again for a while if the system has no room for it just now: that is no fault of the
+/// task's.
+async fn begin_in_time(mut spec: ProcessSpec, inherited: Vec<String>, signal: &StopSignal) -> Result<Attempt, String> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // Files and the wait for the child's exec would hold up a thread of the runtime; should we be dropped
+        // meanwhile, what was started is dropped there and thereby killed.
+        let (lent, names) = (spec, inherited.clone());
+        let (given_back, begun) = off_thread(move || {
+            let begun = begin(&lent, &names);
+            (lent, begun)
+        })
+        .await;
+        spec = given_back;
+        let refused = match begun.and_then(Begun::enter_runtime) {
+            Ok(attempt) => return Ok(attempt),
+            Err(refused) if refused.for_now && pause <= LAST_PAUSE && signal.now().is_none() => refused,
+            Err(refused) => return Err(refused.words),
+        };
+        tracing::warn!(reason = refused.words, ?pause, "an attempt is started again in a moment");
+        tokio::select! {
+            () = sleep(pause) => pause *= 2,
+            _ = signal.requested() => return Err(refused.words),
+        }
+    }
 }
 
 /// Everything that stands after a start, outside the runtime.
@@ -258,7 +283,7 @@ struct Attempt {
 }
 
 impl Begun {
-    fn enter_runtime(self) -> Result<Attempt, String> {
+    fn enter_runtime(self) -> Result<Attempt, NotStarted> {
         let enter = || {
             let stdin = match self.stdin {
                 Some((writer, bytes)) => Some((pipe::Sender::from_owned_fd(writer.into())?, bytes)),
@@ -268,35 +293,42 @@ impl Begun {
             let child = watch_end(self.started)?;
             Ok(Attempt { child, identity: self.identity, pump, stdin })
         };
-        enter().map_err(|error: io::Error| format!("noxd could not watch the new process, and ended it again: {error}"))
+        enter().map_err(|error: io::Error| {
+            // It has begun, so it is not begun again by itself.
+            NotStarted::from(format!("noxd could not watch the new process, and ended it again: {error}"))
+        })
     }
 }
 
 /// Makes the files and starts the program. Blocks until it executes.
-fn begin(spec: ProcessSpec, inherited: &[String]) -> Result<Begun, String> {
-    let at = |path: &Path| format!("`{}` could not be made", path.display());
-    let mut log = LogWriter::open(&spec.log_file, spec.log_cap)
-        .map_err(|error| format!("the attempt's log {}: {error}", at(&spec.log_file)))?;
+fn begin(spec: &ProcessSpec, inherited: &[String]) -> Result<Begun, NotStarted> {
+    let not_made = |what: &str, path: &Path, error: io::Error| {
+        let words = format!("the attempt's {what} `{}` could not be made: {error}", path.display());
+        NotStarted::by(words, &error)
+    };
+    let mut log =
+        LogWriter::open(&spec.log_file, spec.log_cap).map_err(|error| not_made("log", &spec.log_file, error))?;
     let inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
     let start = || {
-        let output_file = make_output_file(&spec.output_file)
-            .map_err(|error| format!("the attempt's output file {}: {error}", at(&spec.output_file)))?;
+        let output_file =
+            make_output_file(&spec.output_file).map_err(|error| not_made("output file", &spec.output_file, error))?;
         let author_then_noxd =
             spec.env.iter().chain(&spec.identity).map(|(name, value)| (name.as_str(), OsStr::new(value)));
         let variables = author_then_noxd.chain([("NOX_OUTPUT", output_file.as_os_str())]);
         let launch = Launch::prepare(&spec.argv, &inherited, variables, &spec.working_dir)?;
-        start_with_pipes(&launch, spec.stdin)
+        let tag = tag_of_attempt(&spec.identity);
+        tag::dressed(tag, || start_with_pipes(&launch, spec.stdin.clone(), tag))
     };
     match start() {
         Ok((started, identity, pipes)) => {
             let format = if spec.json_output { OutputFormat::Json } else { OutputFormat::Text };
-            let sink = Sink::new(log, StdoutCapture::new(format), spec.activity);
+            let sink = Sink::new(log, StdoutCapture::new(format), Arc::clone(&spec.activity));
             let Pipes { stdout, stderr, stdin } = pipes;
             Ok(Begun { started, identity, stdout, stderr, stdin, sink })
         }
-        Err(message) => {
-            log.note(&message);
-            Err(message)
+        Err(refused) => {
+            log.note(&refused.words);
+            Err(refused)
         }
     }
 }
@@ -308,7 +340,11 @@ struct Pipes {
     stdin: Option<(io::PipeWriter, Vec<u8>)>,
 }
 
-fn start_with_pipes(launch: &Launch, stdin: Option<Vec<u8>>) -> Result<(Started, ProcessIdentity, Pipes), String> {
+fn start_with_pipes(
+    launch: &Launch,
+    stdin: Option<Vec<u8>>,
+    tag: Option<Tag>,
+) -> Result<(Started, ProcessIdentity, Pipes), NotStarted> {
     let pipes = || -> io::Result<_> {
         let (source, stdin) = match stdin {
             Some(bytes) => {
@@ -321,9 +357,21 @@ fn start_with_pipes(launch: &Launch, stdin: Option<Vec<u8>>) -> Result<(Started,
         Ok((source, stdin, io::pipe()?, io::pipe()?))
     };
     let (source, stdin, (stdout, stdout_end), (stderr, stderr_end)) = pipes().map_err(|error| {
-        format!("noxd could not make the program's pipes ({error}): raise its limit on open files, or lower the concurrency limit")
+        let words = format!(
+            "noxd could not make the program's pipes ({error}): raise its limit on open files, or lower the concurrency limit"
+        );
+        NotStarted::by(words, &error)
     })?;
-    let (started, identity) = launch.start([source.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()])?;
+    // The lowest free number is given, so all below this one are taken. Some more are needed to watch the process, which
+    // must not be found out when it runs already.
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    if u64::try_from(stderr_end.as_raw_fd()).unwrap_or(u64::MAX).saturating_add(DESCRIPTORS_KEPT) > most {
+        let words = format!(
+            "noxd has nearly all of its {most} open files in use: raise its limit on open files, or lower the concurrency limit"
+        );
+        return Err(NotStarted { words, for_now: true });
+    }
+    let (started, identity) = launch.start([source.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()], tag)?;
     Ok((started, identity, Pipes { stdout, stderr, stdin }))
 }
 
@@ -334,18 +382,25 @@ fn make_output_file(path: &Path) -> io::Result<PathBuf> {
     std::path::absolute(path)
 }
 
-/// The variables that together are carried by this attempt and no other. None unless all are there: by the store's
-/// id alone we would end everybody.
-fn marks_of_attempt(identity: &[(String, String)]) -> Vec<Vec<u8>> {
-    let entry = |wanted: &&str| {
-        let (name, value) = identity.iter().rev().find(|(name, _)| name == wanted)?;
-        Some(format!("{name}={value}").into_bytes())
+/// What tells this attempt from all others: `NOX_…` variables, by name. `None` unless all are there: by the store's id
+/// alone we would end everybody.
+fn names_of_attempt(identity: &[(String, String)]) -> Option<[(&str, &str); 4]> {
+    let value = |wanted: &'static str| {
+        let (_, value) = identity.iter().rev().find(|(name, _)| name == wanted)?;
+        Some((wanted, value.as_str()))
     };
-    ["NOX_STORE_ID", "NOX_EXECUTION_ID", "NOX_TASK_ID", "NOX_ATTEMPT"]
-        .iter()
-        .map(entry)
-        .collect::<Option<_>>()
-        .unwrap_or_default()
+    Some([value("NOX_STORE_ID")?, value("NOX_EXECUTION_ID")?, value("NOX_TASK_ID")?, value("NOX_ATTEMPT")?])
+}
+
+/// The variables that together are carried by this attempt and no other.
+fn marks_of_attempt(identity: &[(String, String)]) -> Vec<Vec<u8>> {
+    let entry = |(name, value): &(&str, &str)| format!("{name}={value}").into_bytes();
+    names_of_attempt(identity).map(|names| names.iter().map(entry).collect()).unwrap_or_default()
+}
+
+/// The numbers that are carried by this attempt and no other.
+fn tag_of_attempt(identity: &[(String, String)]) -> Option<Tag> {
+    names_of_attempt(identity).map(|names| Tag::of_attempt(names.map(|(_, value)| value)))
 }
 
 /// What was seen of the processes.
@@ -475,6 +530,15 @@ const FIRST_SAMPLE_AFTER: Duration = Duration::from_millis(20);
 
 /// The longest such interval.
 const SAMPLE_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
+
+/// Descriptors that a start leaves free.
+const DESCRIPTORS_KEPT: u64 = 32;
+
+/// After this a start is tried again for which the system had no room, then after pauses that double: for 25 s in all.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest such pause.
+const LAST_PAUSE: Duration = Duration::from_millis(12_800);
 
 #[cfg(test)]
 mod tests;

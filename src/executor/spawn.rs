@@ -20,6 +20,8 @@ use rustix::fs::{Access, AtFlags, CWD};
 use rustix::process::{PidfdFlags, Signal};
 
 use super::census::{ProcessIdentity, has_ended, raw_pid};
+use super::orphans::{self, Start};
+use super::tag::Tag;
 
 /// What a program inherits of noxd's own environment, where a final `*` stands for any ending (S-DATA-4).
 pub const INHERITED: &[&str] = &["PATH", "HOME", "USER", "LANG", "LC_*", "TZ", "TMPDIR"];
@@ -88,25 +90,41 @@ impl Launch {
         })
     }
 
-    /// Starts the program with `stdio` as its descriptors 0, 1 and 2; it has no others.
+    /// Starts the program with `stdio` as its descriptors 0, 1 and 2; it has no others. It carries `tag`,
+    /// which this process wears (`tag::dressed`).
     ///
     /// # Errors
     /// A sentence for a person.
-    pub(super) fn start(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<(Started, ProcessIdentity), String> {
+    pub(super) fn start(
+        &self,
+        stdio: [BorrowedFd<'_>; 3],
+        tag: Option<Tag>,
+    ) -> Result<(Started, ProcessIdentity), NotStarted> {
         keep_descriptors_to_ourselves();
         reap_abandoned();
-        let pid = self.posix_spawn(stdio.map(|fd| fd.as_raw_fd())).map_err(|error| self.explain(&error))?;
-        let open = || rustix::process::pidfd_open(raw_pid(pid)?, PidfdFlags::NONBLOCK).ok();
-        let Some(pidfd) = open() else {
+        let start = Start::begin();
+        let spawned = self.posix_spawn(stdio.map(|fd| fd.as_raw_fd()));
+        let pid = spawned.map_err(|error| NotStarted::by(self.explain(&error), &error))?;
+        start.gave(pid, None, tag);
+        let open = |pid| rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from);
+        let pidfd = raw_pid(pid).map_or_else(|| Err(ErrorKind::InvalidInput.into()), open).map_err(|error| {
             abandon(pid, None);
-            return Err("noxd could not watch the new process, which was ended again: it is out of file descriptors, or the kernel is older than 5.3".to_owned());
-        };
+            let words = format!(
+                "noxd could not watch the new process, which was ended again: it is out of file descriptors, or the kernel is older than 5.3 ({error})"
+            );
+            NotStarted::from(words)
+        })?;
         // From here on dropping it ends the child.
         let started = Started { pid, pidfd, reaped: false };
         match ProcessIdentity::of(pid) {
-            Ok(identity) => Ok((started, identity)),
+            Ok(identity) => {
+                start.gave(pid, Some(identity.start_time), tag);
+                Ok((started, identity))
+            }
             Err(error) => {
-                Err(format!("noxd could not read the new process's start time in /proc, and ended it again: {error}"))
+                let words =
+                    format!("noxd could not read the new process's start time in /proc, and ended it again: {error}");
+                Err(NotStarted::by(words, &error))
             }
         }
     }
@@ -163,6 +181,29 @@ impl Launch {
             ),
             _ => format!("program `{program}` could not be started: {error}"),
         }
+    }
+}
+
+/// Why a program was not started.
+#[derive(Debug)]
+pub(super) struct NotStarted {
+    /// A sentence for a person.
+    pub(super) words: String,
+    /// The system has no descriptor, process or memory left; later it may have.
+    pub(super) for_now: bool,
+}
+
+impl NotStarted {
+    /// What the system said decides whether it is for now.
+    pub(super) fn by(words: String, error: &io::Error) -> Self {
+        let exhausted = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM];
+        Self { words, for_now: error.raw_os_error().is_some_and(|number| exhausted.contains(&number)) }
+    }
+}
+
+impl From<String> for NotStarted {
+    fn from(words: String) -> Self {
+        Self { words, for_now: false }
     }
 }
 
@@ -229,8 +270,12 @@ pub(super) struct Reaped {
 }
 
 /// Reaps `pid`, a child of ours, if it has ended.
-#[expect(unsafe_code, reason = "rustix has no wait4, which alone tells what a child has used")]
 fn wait4(pid: u32) -> io::Result<Option<Reaped>> {
+    orphans::reap(pid, || wait4_now(pid))
+}
+
+#[expect(unsafe_code, reason = "rustix has no wait4, which alone tells what a child has used")]
+fn wait4_now(pid: u32) -> io::Result<Option<Reaped>> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();

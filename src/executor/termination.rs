@@ -2,9 +2,9 @@
 //! ended by itself, leftovers of a dead daemon).
 //!
 //! SIGTERM (and SIGCONT, so that a stopped process can act on it), a grace, SIGKILL, then look again until a
-//! census finds nobody. Who belongs is a [`Roster`]: the group and session of its root, everybody who carries its
-//! `NOX_*` variables (a grandchild that called setsid), their descendants, and everybody who was seen to belong
-//! once. Every single process is signalled through a pidfd whose start time was checked; a whole group only while
+//! census finds nobody; whoever forks faster than that is stopped first (`hunt`). Who belongs is a [`Roster`]: the group and
+//! session of its root, everybody who carries its tag or its `NOX_*` variables (a grandchild that called setsid), their
+//! descendants, and everybody who was seen to belong once. Every single process is signalled through a pidfd whose start time was checked; a whole group only while
 //! an unreaped root of ours keeps its id from being used again.
 //!
 //! It does not reap the root and knows nothing of pipes. Read first: [`Roster`], then [`end`].
@@ -19,6 +19,8 @@ use rustix::process::{Signal, WaitOptions};
 use tokio::time::{sleep, timeout};
 
 use super::census::{Census, Mark, Process, raw_pid};
+use super::hunt;
+use super::tag::Tag;
 
 /// How long SIGKILL is given to take effect before a process counts as impossible to end.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -36,21 +38,28 @@ pub(super) struct Roster {
     pinned_group: Option<u32>,
     /// `NAME=value` entries that a member's environment holds all of. Empty: nobody is known by environment.
     variables: Vec<Vec<u8>>,
+    /// What a member carries as its limits.
+    tag: Option<Tag>,
     /// Pids never to be touched.
     spared: Vec<u32>,
 }
 
 impl Roster {
     /// The processes of an attempt, whose first one, `root`, is a child of ours that nobody else reaps.
-    pub(super) fn of_attempt(root: Mark, variables: Vec<Vec<u8>>) -> Self {
+    pub(super) fn of_attempt(root: Mark, variables: Vec<Vec<u8>>, tag: Option<Tag>) -> Self {
         let spared = vec![std::process::id()];
-        Self { roots: vec![root], pinned_group: Some(root.pid), variables, spared, ..Self::default() }
+        Self { roots: vec![root], pinned_group: Some(root.pid), variables, tag, spared, ..Self::default() }
     }
 
-    /// The processes that a dead daemon left: the sessions of `roots` and whoever carries `variables`, but never
-    /// one of `spared`.
-    pub(super) fn of_strays(roots: Vec<Mark>, variables: Vec<Vec<u8>>, spared: Vec<u32>) -> Self {
-        Self { roots, variables, spared, ..Self::default() }
+    /// The processes that a dead daemon left: the sessions of `roots` and whoever carries `variables` or `tag`, but
+    /// never one of `spared`.
+    pub(super) fn of_strays(roots: Vec<Mark>, variables: Vec<Vec<u8>>, tag: Option<Tag>, spared: Vec<u32>) -> Self {
+        Self { roots, variables, tag, spared, ..Self::default() }
+    }
+
+    /// These very processes, whoever carries `tag`, and their descendants.
+    pub(super) fn of_orphans(known: Vec<Mark>, tag: Option<Tag>) -> Self {
+        Self { known: known.into_iter().collect(), tag, spared: vec![std::process::id()], ..Self::default() }
     }
 
     /// Whether `pid` is never to be touched.
@@ -71,15 +80,15 @@ impl Roster {
             .filter(|root| census.find(root.pid).is_some_and(|p| p.mark == **root))
             .map(|r| r.pid)
             .collect();
-        let oldest = self.roots.iter().map(|root| root.start_time).min().filter(|_| self.pinned_group.is_some());
+        let oldest = self.oldest();
         let mut members = Vec::new();
         let mut others = Vec::new();
         for process in census.processes.iter().filter(|process| !self.spared.contains(&process.mark.pid)) {
             let belongs = self.known.contains(&process.mark)
                 || rooted.contains(&process.group)
                 || rooted.contains(&process.session)
-                // An attempt's processes are no older than its first: the others' environments stay unread.
-                || (oldest.is_none_or(|oldest| process.mark.start_time >= oldest) && self.carries_variables(process));
+                // An attempt's processes are no older than its first: the others' limits and environments stay unread.
+                || (oldest.is_none_or(|oldest| process.mark.start_time >= oldest) && self.carries_sign(process));
             if belongs { members.push(process) } else { others.push(process) }
         }
         // The descendants, a generation at a time: a child of a member is a member.
@@ -101,13 +110,39 @@ impl Roster {
         alive
     }
 
+    fn carries_sign(&self, process: &Process) -> bool {
+        let carried = self.tag.zip(process.carried());
+        if carried.is_some_and(|(tag, carried)| tag.is_another(carried)) {
+            return false;
+        }
+        carried.is_some_and(|(tag, carried)| tag.is_on(carried)) || self.carries_variables(process)
+    }
+
     fn carries_variables(&self, process: &Process) -> bool {
         !self.variables.is_empty() && self.variables.iter().all(|variable| process.nox_variables().contains(variable))
     }
 
+    /// Whether a process belongs by itself, whatever its parents are.
+    pub(super) fn is_shown_by(&self, process: &Process) -> bool {
+        let is_old = self.oldest().is_some_and(|oldest| process.mark.start_time < oldest);
+        !self.spared.contains(&process.mark.pid)
+            && (self.known.contains(&process.mark) || (!is_old && self.carries_sign(process)))
+    }
+
+    /// Whether somebody may be there whom no census has shown: where there was more than the one process that we have
+    /// started, or we did not start them.
+    fn can_hide(&self) -> bool {
+        self.pinned_group.is_none() && !self.signalled.is_empty() || self.known.len() > 1
+    }
+
+    /// When the first process of an attempt started: its others are no older.
+    fn oldest(&self) -> Option<u64> {
+        self.pinned_group.and_then(|_| self.roots.iter().map(|root| root.start_time).min())
+    }
+
     /// Sends `signal` to all of `members`. A refusal is told to the log: nobody else could do better.
-    fn signal(&mut self, members: &[Mark], signal: Signal) {
-        self.signalled.extend(members);
+    fn signal<'a>(&mut self, members: impl IntoIterator<Item = &'a Mark> + Clone, signal: Signal) {
+        self.signalled.extend(members.clone());
         // The group first and at once: it has no gap through which a fork could slip.
         if let Some(group) = self.pinned_group.and_then(raw_pid)
             && let Err(error) = rustix::process::kill_process_group(group, signal)
@@ -154,7 +189,7 @@ pub(super) async fn end(roster: &mut Roster, patience: Patience, hurry: impl Fut
         Ok(survivors) => survivors,
         Err(error) => {
             tracing::error!(%error, "the process table cannot be read: only the process group was killed");
-            roster.signal(&[], Signal::KILL);
+            roster.signal([], Signal::KILL);
             0
         }
     };
@@ -183,26 +218,41 @@ async fn end_or_say_why(roster: &mut Roster, patience: Patience, hurry: impl Fut
         }
     }
     let mut patience_ends = pin!(sleep(KILL_PATIENCE));
-    while !left.is_empty() {
-        // The census is taken again first: members may have come since.
-        let now = roster.alive().await?;
-        roster.signal(&now, Signal::KILL);
-        tokio::select! {
-            biased;
-            () = &mut patience_ends => {
-                for mark in &now {
-                    tracing::error!(pid = mark.pid, "a process cannot be ended even by SIGKILL; noxd gives it up");
-                }
-                return Ok(now.len());
+    let mut killed: BTreeSet<Mark> = BTreeSet::new();
+    loop {
+        while !left.is_empty() {
+            // The census is taken again first: members may have come since.
+            let mut now: BTreeSet<Mark> = roster.alive().await?.into_iter().chain(left).collect();
+            if !killed.is_empty() && !now.is_subset(&killed) {
+                // They fork while they are killed: whoever dies makes room for another.
+                roster.signal(&now, Signal::STOP);
+                now.extend(hunt::stop_all(roster).await?);
             }
-            () = all_ended(&now) => left = roster.alive().await?,
+            roster.signal(&now, Signal::KILL);
+            killed.extend(&now);
+            tokio::select! {
+                biased;
+                () = &mut patience_ends => {
+                    for mark in &now {
+                        tracing::error!(pid = mark.pid, "a process cannot be ended even by SIGKILL; noxd gives it up");
+                    }
+                    return Ok(now.len());
+                }
+                () = all_ended(&now) => left = roster.alive().await?,
+            }
+        }
+        if !roster.can_hide() {
+            return Ok(0);
+        }
+        left = hunt::stop_all(roster).await?;
+        if left.is_empty() {
+            return Ok(0);
         }
     }
-    Ok(0)
 }
 
 /// Waits for one after the other: all have to go, so the order does not matter and one descriptor is enough.
-async fn all_ended(members: &[Mark]) {
+async fn all_ended(members: impl IntoIterator<Item = &Mark>) {
     for member in members {
         if let Err(error) = member.ended().await {
             // Out of descriptors, say. The deadline of our caller still holds.
@@ -231,7 +281,8 @@ mod tests {
     const ROOT: Mark = Mark { pid: 100, start_time: 50 };
 
     fn attempt() -> Roster {
-        Roster::of_attempt(ROOT, vec![b"NOX_STORE_ID=s".to_vec(), b"NOX_ATTEMPT=1".to_vec()])
+        let tag = Tag::of_attempt(["s", "e", "t", "1"]);
+        Roster::of_attempt(ROOT, vec![b"NOX_STORE_ID=s".to_vec(), b"NOX_ATTEMPT=1".to_vec()], Some(tag))
     }
 
     /// Pids that belong according to a census of `processes`: pid, parent, group and session, start time, variables.
@@ -266,10 +317,28 @@ mod tests {
         assert_eq!(found, [100, 101, 102, 104, 105], "not the next attempt, not what is older than this one");
     }
 
+    // S-STATE-8
+    #[test]
+    fn who_carries_the_tag_belongs_whatever_else_it_has_shed() {
+        let imagined = |pid, start_time| Process::imagined(Mark { pid, start_time }, 1, pid, &[]);
+        let tag = |attempt| Tag::of_attempt(["s", "e", "t", attempt]);
+        let store = Tag::of_store("s", std::path::Path::new("/s"));
+        let found = attempt().members(&Census::imagined(vec![
+            imagined(101, 51).tagged(tag("1")),
+            imagined(102, 52).tagged(tag("2")),
+            imagined(103, 53).tagged(store),
+            imagined(99, 49).tagged(tag("1")),
+        ]));
+        assert_eq!(found, [Mark { pid: 101, start_time: 51 }]);
+        let mut strays = Roster::of_strays(vec![], vec![], Some(store), vec![103]);
+        let census = vec![imagined(101, 51).tagged(store), imagined(103, 53).tagged(store), imagined(104, 54)];
+        assert_eq!(strays.members(&Census::imagined(census)), [Mark { pid: 101, start_time: 51 }]);
+    }
+
     // S-SAFE-4
     #[test]
     fn a_root_whose_pid_was_used_again_means_neither_itself_nor_its_session() {
-        let mut roster = Roster::of_strays(vec![ROOT], vec![], vec![]);
+        let mut roster = Roster::of_strays(vec![ROOT], vec![], None, vec![]);
         assert_eq!(members(&mut roster, &[(100, 1, 100, 51, &[]), (101, 100, 100, 52, &[])]), NOBODY);
         assert_eq!(members(&mut roster, &[(101, 1, 100, 52, &["NOX_STORE_ID=s"])]), NOBODY, "and so without any root");
     }

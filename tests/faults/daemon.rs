@@ -52,6 +52,11 @@ impl Daemon {
         self.tracer = [vec!["strace".into(), "-D".into()], self.tracing(options)].concat();
     }
 
+    /// From the next start on it is started by this program, such as `prlimit`, which becomes it.
+    pub fn within(&mut self, words: &[&str]) {
+        self.tracer = words.iter().map(OsString::from).collect();
+    }
+
     fn tracing(&self, options: &[impl AsRef<str>]) -> Vec<OsString> {
         let mut words = ["-f", "-ttt", "--signal=none", "-o"].map(OsString::from).to_vec();
         words.push(self.path("trace").into());

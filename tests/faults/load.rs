@@ -58,10 +58,14 @@ pub async fn create(daemon: &Daemon) -> Result<(), Status> {
 
 /// Stores a workflow.
 pub async fn create_with(daemon: &Daemon, id: &str, tasks: Vec<v1::Task>) -> Result<(), Status> {
+    let channel = connect::socket_channel(&daemon.socket()).await;
+    create_with_channel(channel.map_err(|error| Status::unavailable(error.to_string()))?, id, tasks).await
+}
+
+/// Stores a workflow over a connection that is there.
+pub async fn create_with_channel(channel: Channel, id: &str, tasks: Vec<v1::Task>) -> Result<(), Status> {
     let workflow = v1::Workflow { id: id.into(), tasks, ..v1::Workflow::default() };
     let request = v1::CreateWorkflowRequest { workflow: Some(workflow), request_id: id.into(), ..Default::default() };
-    let channel = connect::socket_channel(&daemon.socket()).await;
-    let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
     connect::workflows(channel).create_workflow(request).await.map(|_| ())
 }
 

@@ -7,9 +7,13 @@
 //! Read [`load`] first: what clients are told is written into a [`load::Book`], and every story ends by comparing that
 //! book with what noxd says after the fault.
 
+mod abuse;
+mod bombs;
 mod calls;
 mod daemon;
+mod frames;
 mod kill;
+mod lifecycle;
 mod load;
 mod space;
 #[path = "../stories/support.rs"]

@@ -54,18 +54,23 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ("src/proto.rs", &[], "generated"),
     ("src/telemetry.rs", &[], "everybody uses it"),
     ("src/config.rs", &["cli::connect"], "the daemon listens by default where noxctl looks by default, nothing more"),
+    ("src/notify.rs", &["engine"], "a supervisor is told whether the writer answers, nothing else"),
     (
         "src/daemon.rs",
-        &["api", "config", "engine", "executor", "notifier", "analytics", "machine", "store"],
+        &["api", "config", "engine", "executor", "notifier", "analytics", "machine", "notify", "store"],
         "the daemon joins the parts of noxd; it is nobody's client",
     ),
     (
         "src/run.rs",
-        &["api::convert", "cli", "config", "daemon", "machine::workflow", "proto", "telemetry"],
+        &["api::convert", "cli", "config", "daemon", "machine::workflow", "notify", "proto", "telemetry"],
         "`noxd run` checks a file as the API would; then it is a daemon and a client that talk over a socket like any two",
     ),
     ("src/logs.rs", &["executor::files", "executor::logs"], "`noxd logs` reads the files of a run that nobody runs"),
-    ("src/bin/noxd.rs", &["cli::output", "config", "daemon", "logs", "run", "telemetry"], "a binary only calls"),
+    (
+        "src/bin/noxd.rs",
+        &["cli::output", "config", "daemon", "logs", "notify", "run", "telemetry"],
+        "a binary only calls",
+    ),
     ("src/bin/noxctl.rs", &["cli"], "a binary only calls"),
     ("src/lib.rs", &[], "the map names modules, it uses none"),
 ];
