@@ -22,6 +22,8 @@ use tokio::{
 use tokio_util::sync::PollSemaphore;
 use tonic::{Status, body::Body};
 
+use super::status::{Reason, status};
+
 /// How long a request may take to arrive. A definition of 32 MiB needs 9 Mbit/s.
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// A message says first whether it is compressed, in one byte, and how long it is, in four; room is made for all of it.
@@ -85,7 +87,7 @@ impl http_body::Body for Bounded {
         let arrival = this.arrival.get_or_insert_with(|| Box::pin(tokio::time::sleep(ARRIVAL)));
         if arrival.as_mut().poll(cx).is_ready() {
             let words = format!("the request did not arrive within {} s", ARRIVAL.as_secs());
-            return Poll::Ready(Some(Err(Status::deadline_exceeded(words))));
+            return Poll::Ready(Some(Err(status(Reason::RequestTimedOut, words))));
         }
         if this.held.is_none() {
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {

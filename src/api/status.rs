@@ -55,6 +55,8 @@ pub enum Reason {
     StoreFull,
     /// No room in the queue.
     ConcurrencyLimitExceeded,
+    /// The request did not arrive in time.
+    RequestTimedOut,
     /// noxd is shutting down.
     Draining,
     /// noxd is at fault.
@@ -63,7 +65,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, with their code and what they mean: the table in the docs is checked against it.
-    pub const TABLE: [(Self, Code, &'static str); 19] = [
+    pub const TABLE: [(Self, Code, &'static str); 20] = [
         (Self::WorkflowNotFound, Code::NotFound, "WORKFLOW_NOT_FOUND"),
         (Self::ExecutionNotFound, Code::NotFound, "EXECUTION_NOT_FOUND"),
         (Self::TaskNotFound, Code::NotFound, "TASK_NOT_FOUND"),
@@ -81,6 +83,7 @@ impl Reason {
         (Self::InvalidUpdateMask, Code::InvalidArgument, "INVALID_UPDATE_MASK"),
         (Self::StoreFull, Code::ResourceExhausted, "STORE_FULL"),
         (Self::ConcurrencyLimitExceeded, Code::ResourceExhausted, "CONCURRENCY_LIMIT_EXCEEDED"),
+        (Self::RequestTimedOut, Code::DeadlineExceeded, "REQUEST_TIMED_OUT"),
         (Self::Draining, Code::Unavailable, "DRAINING"),
         (Self::Internal, Code::Internal, "INTERNAL"),
     ];

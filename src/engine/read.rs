@@ -19,7 +19,7 @@ use crate::{
     },
     store::{
         Reader, StoreError,
-        layout::{self, BatchRow, Dormant, LayoutError, RequestRow, Subject, Summary, WorkflowHead, key},
+        layout::{self, BatchRow, Dormant, LayoutError, Limit, RequestRow, Subject, Summary, WorkflowHead, key},
     },
 };
 
@@ -196,8 +196,8 @@ impl Reads {
         Ok(TaskResult { output, exit_code: result.exit_code })
     }
 
-    /// The limits that were set, by agent; `None`: of all.
-    pub fn limits(&self) -> Result<Vec<(Option<Arc<str>>, u32)>, ReadError> {
+    /// The limits that were set.
+    pub fn limits(&self) -> Result<Vec<Limit>, ReadError> {
         let mut limits = Vec::new();
         let mut from = key::LIMITS.to_vec();
         loop {

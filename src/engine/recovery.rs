@@ -43,8 +43,8 @@ pub fn recover(reads: &Reads, concurrency_limit: u32) -> Result<Recovered, ReadE
         elapsed = batch.elapsed;
         state.continue_after(revision, batch.time, batch.elapsed);
     }
-    for (agent, limit) in reads.limits()? {
-        state.set_limit(agent.as_deref(), Some(limit));
+    for limit in reads.limits()? {
+        state.set_limit(limit.agent.as_deref(), Some(limit.most));
     }
     let mut interrupted = Vec::new();
     let mut after: Option<ExecutionId> = None;

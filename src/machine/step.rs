@@ -135,7 +135,7 @@ impl Machine {
                 filling: filling(execution, *task),
             }),
             Event::TaskTimeoutReached { task, attempt, limit, .. } => {
-                effects.push(Effect::StopAttempt { attempt: key(*task, *attempt), cause: StopCause::TimedOut(*limit) })
+                effects.push(Effect::StopAttempt { attempt: key(*task, *attempt), cause: StopCause::TimedOut(*limit) });
             }
             Event::ExecutionCancelRequested { .. }
             | Event::ExecutionFailFast { .. }

@@ -345,15 +345,24 @@ pub fn encode_limit(limit: u32) -> Vec<u8> {
     rows::ConcurrencyLimit { agent: String::new(), limit: Some(limit) }.encode_to_vec()
 }
 
-/// Reads the agent (none: all) and the limit of a row.
+/// A limit of attempts that are alive at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Of which agent; `None`: of all.
+    pub agent: Option<Arc<str>>,
+    /// How many.
+    pub most: u32,
+}
+
+/// Reads the row of a limit.
 ///
 /// # Errors
-/// Where it is no limit.
-pub fn decode_limit(key: &[u8], bytes: &[u8]) -> Result<(Option<Arc<str>>, u32), LayoutError> {
+/// Where it is none.
+pub fn decode_limit(key: &[u8], bytes: &[u8]) -> Result<Limit, LayoutError> {
     let row = rows::ConcurrencyLimit::decode(bytes).map_err(|error| unreadable("a limit", error))?;
     let agent = key.strip_prefix(key::LIMITS).and_then(|agent| std::str::from_utf8(agent).ok());
     match (agent, row.limit) {
-        (Some(agent), Some(limit)) => Ok(((!agent.is_empty()).then(|| agent.into()), limit)),
+        (Some(agent), Some(most)) => Ok(Limit { agent: (!agent.is_empty()).then(|| agent.into()), most }),
         _ => Err(unreadable("a limit", "it names no agent, or no number")),
     }
 }
