@@ -42,7 +42,7 @@ pub struct Settings {
     /// MiB of output kept per attempt; more is counted and marked [default: 64]
     #[arg(long, env = "NOXD_LOG_CAP", value_name = "MIB")]
     pub log_cap: Option<u64>,
-    /// MiB of cache for the store's older rows [default: 64]
+    /// MiB of cache for the store's older rows [default: 8]
     #[arg(long, env = "NOXD_CACHE", value_name = "MIB")]
     pub cache: Option<usize>,
     /// What noxd tells at standard error, such as `info` or `noxd=debug` [default: info]
@@ -162,7 +162,7 @@ impl Settings {
             termination_grace: seconds("termination_grace", self.termination_grace.unwrap_or(DEFAULT_GRACE_SECONDS))?,
             drain_timeout: seconds("drain_timeout", self.drain_timeout.unwrap_or(10.0))?,
             log_cap: mebibytes("log_cap", self.log_cap.unwrap_or(64))?,
-            cache_bytes: usize::try_from(mebibytes("cache", self.cache.unwrap_or(64) as u64)?)
+            cache_bytes: usize::try_from(mebibytes("cache", self.cache.unwrap_or(8) as u64)?)
                 .map_err(|error| wrong("cache", &"so large", error))?,
             log: self.log.unwrap_or_else(|| "info".into()),
         })

@@ -16,7 +16,7 @@ use crate::{
     },
     config::Config,
     engine::{Engine, EngineConfig, Handle, OpenError, Request, Stopped, Wanted, clock, recovery::LostAttempt},
-    executor::{Executor, ExecutorConfig, files::DataLayout, leftovers},
+    executor::{self, Executor, ExecutorConfig, files::DataLayout, leftovers},
     machine::{
         ids::Actor,
         message::{AttemptEnd, AttemptOutcome, Command},
@@ -205,7 +205,8 @@ fn make_private(directory: &std::path::Path) -> Result<(), StartError> {
 async fn open(config: &Config, layout: &DataLayout) -> Result<Engine, StartError> {
     let (store_id, chance) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().0);
     let store_config = StoreConfig { cache_bytes: config.cache_bytes, ..StoreConfig::new(layout.store(), store_id) };
-    let engine_config = EngineConfig { concurrency_limit: config.concurrency_limit, seed: chance };
+    let engine_config =
+        EngineConfig { concurrency_limit: config.concurrency_limit, seed: chance, at_once: executor::at_once };
     let opened = tokio::task::spawn_blocking(move || -> Result<Engine, StartError> {
         let store = Store::open(store_config, Arc::new(RealDisk))?;
         Ok(Engine::open(engine_config, store)?)

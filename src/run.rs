@@ -259,7 +259,7 @@ async fn show_outputs(channel: Channel) -> Result<(), CliError> {
     let request = v1::ListExecutionsRequest { page_size: 1, ..v1::ListExecutionsRequest::default() };
     let list = connect::executions(channel.clone()).list_executions(request).await?.into_inner();
     let Some(execution) = list.executions.into_iter().next() else { return Ok(()) };
-    let request = v1::GetExecutionRequest { execution_id: execution.id };
+    let request = v1::GetExecutionRequest { execution_id: execution.id, wait: None };
     let whole = connect::executions(channel).get_execution(request).await?.into_inner().execution;
     for task in whole.into_iter().flat_map(|whole| whole.tasks).filter(|task| task.dependents.is_empty()) {
         let text = match task.output.and_then(|output| output.kind) {

@@ -13,7 +13,7 @@ use super::{
     page::{PAGE_BYTES, Page},
     status::{self, Reason, invalid_field, refused},
     stream,
-    workflow::{execution_id, workflow_id},
+    workflow::{execution_id, wait_of, workflow_id},
 };
 use crate::{
     engine::{Request as EngineRequest, Wanted, read::Reads, watch::Scope},
@@ -132,8 +132,12 @@ impl ExecutionService for Executions {
         &self,
         request: Request<v1::GetExecutionRequest>,
     ) -> Result<Response<v1::GetExecutionResponse>, Status> {
-        let id = execution_id(&request.into_inner().execution_id)?;
-        let execution = self.api.execution(id).await?;
+        let request = request.into_inner();
+        let id = execution_id(&request.execution_id)?;
+        let execution = match wait_of(request.wait.as_ref())? {
+            Some(wait) => self.api.execution_after(id, wait).await?,
+            None => self.api.execution(id).await?,
+        };
         Ok(Response::new(v1::GetExecutionResponse { execution: Some(execution) }))
     }
 

@@ -176,7 +176,7 @@ pub enum ServeError {
 /// # Errors
 /// Where the services cannot be put together, or the transport fails.
 pub async fn serve(api: Api, doors: Vec<Door>, stop: CancellationToken) -> Result<(), ServeError> {
-    let routes = super::routes(&api).await?;
+    let services = super::services(&api).await?;
     let (connections, incoming) = mpsc::channel::<io::Result<Connection>>(16);
     let places = Arc::new(Places::new(most_connections()));
     for door in doors {
@@ -186,8 +186,7 @@ pub async fn serve(api: Api, doors: Vec<Door>, stop: CancellationToken) -> Resul
     let bodies = LargeBodies::new();
     let ended = server()
         .layer(MapRequestLayer::new(move |request| bodies.bounded(request)))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(services, ReceiverStream::new(incoming), stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;

@@ -13,6 +13,7 @@ pub mod listen;
 mod logs;
 mod mask;
 mod page;
+mod services;
 pub mod status;
 mod stream;
 mod system;
@@ -24,12 +25,15 @@ use tokio_stream::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Response, Status, service::Routes};
 
-use self::{agent::Agents, execution::Executions, status::Reason, system::System, workflow::Workflows};
+use self::{
+    agent::Agents, execution::Executions, services::Services, status::Reason, system::System, workflow::Workflows,
+};
 use crate::{
     engine::{
         Handle,
         clock::wall_now,
         read::{ReadError, Reads},
+        recent::{End, SMALL_TASKS, Shown},
         watch::{Scope, Watch},
     },
     executor::files::DataLayout,
@@ -114,10 +118,13 @@ impl Api {
         }
     }
 
-    /// An execution with its tasks. Most that are asked for have just been written and are in memory still, so this is
-    /// read at once; a large one is read away from the threads that serve.
+    /// An execution with its tasks. One that ended of late is at hand. Of the others, most that are asked for have just
+    /// been written and are in memory still, so a small one is read at once; a large one is read away from the threads
+    /// that serve.
     async fn execution(&self, id: ExecutionId) -> Result<v1::WorkflowExecution, Status> {
-        const SMALL_TASKS: u32 = 64;
+        if let Some(shown) = self.engine.ended(id) {
+            return Ok(convert::execution::whole_at_hand(&shown));
+        }
         let whole = move |reads: &Reads| {
             let execution = reads.execution(id)?.ok_or_else(|| status::no_execution(id))?;
             Ok(convert::execution::whole(&execution, reads)?)
@@ -125,7 +132,15 @@ impl Api {
         let reads = self.engine.reads();
         let summary = reads.summary(id).map_err(|error| status::unreadable(&error))?;
         let tasks = summary.map_or(0, |summary| summary.counts.total());
-        if tasks > SMALL_TASKS { self.read(whole).await } else { answered(whole(reads)) }
+        if tasks as usize > SMALL_TASKS { self.read(whole).await } else { answered(whole(reads)) }
+    }
+
+    /// An execution with its tasks, once it has ended or that long has passed.
+    async fn execution_after(&self, id: ExecutionId, wait: Duration) -> Result<v1::WorkflowExecution, Status> {
+        match self.wait_for_end(id, wait).await? {
+            Some(shown) => Ok(convert::execution::whole_at_hand(&shown)),
+            None => self.execution(id).await,
+        }
     }
 
     /// A watch from after a revision; absent: from now.
@@ -148,26 +163,22 @@ impl Api {
         Ok(newest.map_or(0, |(revision, _)| revision))
     }
 
-    /// Waits until an execution has ended, or that long.
-    async fn wait_for_end(&self, id: ExecutionId, wait: Duration) -> Result<(), Status> {
-        let has_ended = || {
-            let summary = self.engine.reads().summary(id).map_err(|error| status::unreadable(&error))?;
-            Ok::<_, Status>(summary.is_none_or(|summary| summary.status.is_terminal()))
-        };
-        if has_ended()? {
-            return Ok(());
-        }
+    /// Waits until an execution has ended, or that long. Gives it where it has ended and is at hand.
+    async fn wait_for_end(&self, id: ExecutionId, wait: Duration) -> Result<Option<Shown>, Status> {
         // Asked first and looked up then, so that an end between the two is not missed.
-        let ended = self.engine.end_of(id);
-        if has_ended()? {
-            return Ok(());
+        let ended = match self.engine.end_of(id) {
+            End::Reached(shown) => return Ok(Some(shown)),
+            End::Ahead(ended) => ended,
+        };
+        let summary = self.engine.reads().summary(id).map_err(|error| status::unreadable(&error))?;
+        if summary.is_none_or(|summary| summary.status.is_terminal()) {
+            return Ok(None);
         }
         tokio::select! {
             // An engine that has stopped tells nobody any more: what is known is the answer then.
-            _ = tokio::time::timeout(wait, ended) => {}
-            () = self.stop.cancelled() => {}
+            ended = tokio::time::timeout(wait, ended) => Ok(ended.ok().and_then(Result::ok).flatten()),
+            () = self.stop.cancelled() => Ok(None),
         }
-        Ok(())
     }
 
     fn now(&self) -> Timestamp {
@@ -193,7 +204,7 @@ fn answered<T>(reading: Reading<T>) -> Result<T, Status> {
 }
 
 /// All services, with health and reflection.
-pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server::Error> {
+pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::server::Error> {
     use v1::{
         agent_service_server::AgentServiceServer, execution_service_server::ExecutionServiceServer,
         system_service_server::SystemServiceServer, workflow_service_server::WorkflowServiceServer,
@@ -224,13 +235,12 @@ pub(crate) async fn routes(api: &Api) -> Result<Routes, tonic_reflection::server
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
     };
-    Ok(Routes::new(workflows)
-        .add_service(executions)
+    let rest = Routes::new(system)
         .add_service(agents)
-        .add_service(system)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         // What Python's client asks for.
         .add_service(reflection().build_v1alpha()?)
-        .prepare())
+        .prepare();
+    Ok(Services { workflows, executions, rest })
 }

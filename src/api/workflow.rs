@@ -92,7 +92,11 @@ impl Workflows {
             Wanted::Command(Command::Control { operation, workflow, execution: execution_id(execution)? })
         };
         let answer = self.api.engine.submit(EngineRequest { wanted, actor: by, id }).await;
-        let Reply::Executions(ids) = answer.map_err(|refusal| refused(&refusal))?.reply else {
+        let answer = answer.map_err(|refusal| refused(&refusal))?;
+        if let Some(shown) = answer.shown {
+            return Ok(vec![execution::without_tasks_at_hand(&shown)]);
+        }
+        let Reply::Executions(ids) = answer.reply else {
             return Err(status::status(Reason::Internal, "the engine answered something else"));
         };
         self.without_tasks(ids).await
@@ -105,14 +109,18 @@ impl Workflows {
         let Some(&id) = ids.first() else {
             return Err(status::status(Reason::Internal, "the engine started nothing"));
         };
-        if let Some(wait) = wait {
-            self.api.wait_for_end(id, wait).await?;
+        match (wait, answer.shown) {
+            (Some(wait), _) => self.api.execution_after(id, wait).await,
+            (None, Some(shown)) => Ok(execution::whole_at_hand(&shown)),
+            (None, None) => self.api.execution(id).await,
         }
-        self.api.execution(id).await
     }
 
     /// Without tasks: the answer to a thousand requests stays small.
     async fn started_in_batch(&self, answer: Answer) -> Result<v1::WorkflowExecution, Status> {
+        if let Some(shown) = answer.shown {
+            return Ok(execution::without_tasks_at_hand(&shown));
+        }
         let Reply::Executions(ids) = answer.reply else {
             return Err(status::status(Reason::Internal, "the engine answered something else"));
         };
@@ -194,8 +202,9 @@ fn inputs(request: &v1::ExecuteWorkflowRequest) -> Result<Inputs, Violation> {
     }
 }
 
-fn wait_of(request: &v1::ExecuteWorkflowRequest) -> Result<Option<Duration>, Status> {
-    let Some(wait) = &request.wait else { return Ok(None) };
+/// How long a call may wait for an end.
+pub(super) fn wait_of(wait: Option<&pbjson_types::Duration>) -> Result<Option<Duration>, Status> {
+    let Some(wait) = wait else { return Ok(None) };
     let wait = Duration::from_micros(convert::micros_of("wait", wait).map_err(|fault| invalid(&[fault]))?);
     if wait > MAX_WAIT {
         let words = "a call waits for an hour at most; watch the execution instead";
@@ -344,7 +353,7 @@ impl WorkflowService for Workflows {
         let by = actor(&request);
         let request = request.into_inner();
         let id = request_id(&by, "ExecuteWorkflow", &request.request_id, &request)?;
-        let wait = wait_of(&request)?;
+        let wait = wait_of(request.wait.as_ref())?;
         let command = start(&request)?;
         let answer = self.api.engine.submit(EngineRequest { wanted: Wanted::Command(command), actor: by, id }).await;
         let execution = self.started(answer.map_err(|refusal| refused(&refusal))?, wait).await?;

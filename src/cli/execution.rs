@@ -179,7 +179,7 @@ pub(super) async fn wait_to_end(
 }
 
 async fn fetch(channel: Channel, id: &str) -> Result<WorkflowExecution, CliError> {
-    let request = GetExecutionRequest { execution_id: id.to_owned() };
+    let request = GetExecutionRequest { execution_id: id.to_owned(), wait: None };
     let answer = connect::executions(channel).get_execution(request).await?.into_inner();
     answer.execution.ok_or(CliError::Incomplete("the execution"))
 }

@@ -87,7 +87,7 @@ pub async fn resume_workflow(
     options: RunOptions,
     interrupts: mpsc::Receiver<()>,
 ) -> Result<Outcome, CliError> {
-    let request = GetExecutionRequest { execution_id: execution_id.to_owned() };
+    let request = GetExecutionRequest { execution_id: execution_id.to_owned(), wait: None };
     let execution = connect::executions(channel.clone()).get_execution(request).await?.into_inner().execution;
     let execution = execution.ok_or(CliError::Incomplete("the execution"))?;
     let titles = task_titles(&execution);

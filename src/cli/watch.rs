@@ -144,7 +144,7 @@ impl Watcher {
     /// went away.
     async fn ended_unseen(&self) -> Result<bool, Status> {
         let Subject::Execution(id) = &self.subject else { return Ok(false) };
-        let request = GetExecutionRequest { execution_id: id.clone() };
+        let request = GetExecutionRequest { execution_id: id.clone(), wait: None };
         let execution = connect::executions(self.channel.clone()).get_execution(request).await?.into_inner().execution;
         // Events up to its revision are seen, so the end is too, or it comes with the next stream.
         Ok(execution.is_some_and(|it| outcome_of(&it).is_some() && self.after.is_none_or(|after| after >= it.revision)))

@@ -5,13 +5,13 @@
 //! does not grow with the number of tasks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use crate::{
     machine::{
-        ids::{ExecutionId, Timestamp, WorkflowId},
+        ids::{ExecutionId, Revision, Timestamp, WorkflowId},
         message::{Event, Recorded, WorkflowChange},
         state::{Mark, State},
     },
@@ -37,30 +37,78 @@ pub struct Rows {
     pub marks: Vec<(ExecutionId, Mark)>,
 }
 
+/// Rows of events that are not full: the next events of an execution go into the same row, which is written anew. So a
+/// short execution is one row however many batches it takes, and only the last version of it is ever merged.
+#[derive(Debug, Default)]
+pub struct OpenRows(HashMap<ExecutionId, OpenRow>);
+
+#[derive(Debug)]
+struct OpenRow {
+    /// The revision that names it.
+    first: Revision,
+    bytes: Vec<u8>,
+}
+
+/// Bytes that a row of events may come to by being written anew: what is written again and again stays small.
+const OPEN_ROW_BYTES: usize = 512;
+/// Open rows that are known; with more, all are left as they are and the next events begin new ones.
+const OPEN_ROWS: usize = 4_096;
+
+impl OpenRows {
+    /// The row that some events of an execution go into: the revision that names it, and its value.
+    fn join(&mut self, id: ExecutionId, first: Revision, events: Vec<u8>, ended: bool) -> (Revision, Vec<u8>) {
+        let row = match self.0.remove(&id) {
+            Some(mut open) if open.bytes.len() + events.len() <= OPEN_ROW_BYTES => {
+                // Two messages of repeated fields, one after the other, are one with the fields of both.
+                open.bytes.extend_from_slice(&events);
+                open
+            }
+            _ => OpenRow { first, bytes: events },
+        };
+        let (first, bytes) = (row.first, row.bytes.clone());
+        if !ended && row.bytes.len() < OPEN_ROW_BYTES {
+            if self.0.len() >= OPEN_ROWS {
+                self.0.clear();
+            }
+            self.0.insert(id, row);
+        }
+        (first, bytes)
+    }
+}
+
+/// Whom an event is about.
+fn subject_of(recorded: &Recorded) -> Subject {
+    match (recorded.execution, &recorded.workflow) {
+        (Some(id), _) => Subject::Execution(id),
+        (None, Some(id)) => Subject::Workflow(id.clone()),
+        (None, None) => Subject::Noxd,
+    }
+}
+
+fn same_subject(one: &Recorded, other: &Recorded) -> bool {
+    one.execution == other.execution && (one.execution.is_some() || one.workflow == other.workflow)
+}
+
 impl Rows {
     /// The rows of some events, which `state` has followed already.
-    pub fn of_events(events: &[Arc<Recorded>], state: &State) -> Self {
+    pub fn of_events(events: &[Arc<Recorded>], state: &State, open: &mut OpenRows) -> Self {
         let mut rows = Self::default();
-        let mut by_subject: BTreeMap<Subject, Vec<&Recorded>> = BTreeMap::new();
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return rows };
         let mut runs: Vec<(Subject, u32)> = Vec::new();
-        for recorded in events {
-            let subject = match (recorded.execution, &recorded.workflow) {
-                (Some(id), _) => Subject::Execution(id),
-                (None, Some(id)) => Subject::Workflow(id.clone()),
-                (None, None) => Subject::Noxd,
-            };
-            match runs.last_mut() {
-                Some((last, count)) if *last == subject => *count += 1,
-                _ => runs.push((subject.clone(), 1)),
-            }
-            by_subject.entry(subject).or_default().push(recorded);
+        for run in events.chunk_by(|one, next| same_subject(one, next)) {
+            runs.push((subject_of(&run[0]), u32::try_from(run.len()).expect("bounded by what a batch holds")));
         }
-        if let (Some(first), Some(last)) = (events.first(), events.last()) {
-            let batch = BatchRow { runs, time: last.time, elapsed: last.elapsed };
-            rows.put(key::batch(first.revision), batch.encode());
-        }
-        for (subject, events) in by_subject {
-            rows.subject(&subject, &events, state);
+        let batch = BatchRow { runs, time: last.time, elapsed: last.elapsed };
+        rows.put(key::batch(first.revision), batch.encode());
+        // Stable: the events of one subject stay in their order.
+        let mut by_subject: Vec<&Recorded> = events.iter().map(AsRef::as_ref).collect();
+        by_subject.sort_by(|one, other| {
+            let executions = one.execution.cmp(&other.execution);
+            executions
+                .then_with(|| if one.execution.is_none() { one.workflow.cmp(&other.workflow) } else { executions })
+        });
+        for events in by_subject.chunk_by(|one, next| same_subject(one, next)) {
+            rows.subject(&subject_of(events[0]), events, state, open);
         }
         rows
     }
@@ -105,7 +153,7 @@ impl Rows {
         self.rows.push(RowWrite { key, value: None });
     }
 
-    fn subject(&mut self, subject: &Subject, events: &[&Recorded], state: &State) {
+    fn subject(&mut self, subject: &Subject, events: &[&Recorded], state: &State, open: &mut OpenRows) {
         let Some(first) = events.first() else { return };
         let row = layout::encode_events(events.iter().copied());
         match subject {
@@ -118,7 +166,9 @@ impl Rows {
                 events.iter().for_each(|recorded| self.noxd(recorded));
             }
             Subject::Execution(id) => {
-                self.put(key::events(*id, first.revision), row);
+                let ended = events.iter().any(|recorded| matches!(recorded.event, Event::ExecutionEnded { .. }));
+                let (first, row) = open.join(*id, first.revision, row, ended);
+                self.put(key::events(*id, first), row);
                 self.touched.insert(*id);
                 self.execution(*id, events, state);
             }

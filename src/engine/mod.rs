@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod clock;
 pub mod read;
+pub mod recent;
 pub mod recovery;
 pub mod requests;
 pub mod watch;
@@ -22,8 +23,10 @@ use std::{
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::{
+    batch::OpenRows,
     clock::SystemClock,
     read::{ReadError, Reads},
+    recent::{End, Followed, Recent, Shown},
     recovery::LostAttempt,
     requests::{RequestId, Requests},
     watch::{Hub, Scope, Watch},
@@ -51,6 +54,9 @@ pub struct EngineConfig {
     pub concurrency_limit: u32,
     /// Where chance begins.
     pub seed: u64,
+    /// What is over as soon as it is begun: there is nothing to start and nothing to wait for. The writer takes such a
+    /// fact with its next batch, without a way through other threads. Everything else goes to the executor.
+    pub at_once: fn(&Effect) -> Option<Command>,
 }
 
 /// The engine, as its owner holds it.
@@ -127,6 +133,8 @@ pub struct Answer {
     pub reply: Reply,
     /// Whether it had been done before.
     pub repeated: bool,
+    /// The one execution that it is about, as it stood at the commit: a small one that the writer had at hand.
+    pub shown: Option<Shown>,
 }
 
 /// Why a request was refused. Nothing changed.
@@ -218,6 +226,7 @@ pub struct Handle {
     room: Arc<Semaphore>,
     reads: Reads,
     hub: Arc<Hub>,
+    recent: Arc<Recent>,
     status: tokio::sync::watch::Receiver<Status>,
     store_id: u128,
 }
@@ -233,6 +242,7 @@ impl Engine {
         let recovered = recovery::recover(&reads, config.concurrency_limit)?;
         let clock = SystemClock::continue_from(recovered.elapsed, config.seed);
         let hub = Hub::new(recovered.state.revision());
+        let recent = Arc::new(Recent::default());
         let (sender, messages) = std::sync::mpsc::sync_channel(QUEUE);
         let room = Arc::new(Semaphore::new(QUEUE));
         let (effects, effects_out) = mpsc::channel(EFFECT_BATCHES);
@@ -242,6 +252,7 @@ impl Engine {
             room: Arc::clone(&room),
             reads: reads.clone(),
             hub: Arc::clone(&hub),
+            recent: Arc::clone(&recent),
             status: status_out,
             store_id: store.store_id(),
         };
@@ -256,6 +267,11 @@ impl Engine {
             effects,
             status,
             requests: Requests::default(),
+            recent,
+            followed: Followed::default(),
+            open_rows: OpenRows::default(),
+            at_once: config.at_once,
+            begun_at_once: Vec::new(),
             loaded: Vec::new(),
             begun: false,
             has_room: true,
@@ -345,9 +361,14 @@ impl Handle {
         Watch::new(&self.hub, self.reads.clone(), scope, after)
     }
 
-    /// Resolves when an execution ends from now on. Whether it has ended before, the store tells.
-    pub fn end_of(&self, id: ExecutionId) -> oneshot::Receiver<()> {
-        self.hub.end_of(id)
+    /// The end of an execution: at hand, or told when it comes.
+    pub fn end_of(&self, id: ExecutionId) -> End {
+        self.recent.end_of(id)
+    }
+
+    /// An execution that ended of late, where it is at hand.
+    pub fn ended(&self, id: ExecutionId) -> Option<Shown> {
+        self.recent.ended(id)
     }
 
     /// How busy the engine is.

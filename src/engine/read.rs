@@ -276,6 +276,12 @@ impl Reads {
         Ok(all.take_while(|(at, _)| *at < time).collect())
     }
 
+    /// How many rows or pages of rows were asked for so far.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u64 {
+        self.rows.count()
+    }
+
     fn cache(&self) -> std::sync::MutexGuard<'_, VecDeque<CachedDefinition>> {
         // A panic while the cache was held leaves it whole: it is only ever pushed to and popped from.
         self.definitions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -307,23 +313,27 @@ impl Reads {
         let prefix = key::events_of(id);
         let mut from = self.row_with(&prefix, &key::events(id, after.saturating_add(1)))?;
         let subject = Subject::Execution(id);
-        let mut events = Vec::new();
-        while events.len() < limit {
-            let rows = self.rows.scan(&prefix, &from, ROWS_AT_ONCE.min(limit).max(2))?;
-            let Some((last, _)) = rows.last() else { break };
-            from = [last.as_ref(), &[0]].concat();
+        let mut events: Vec<Recorded> = Vec::new();
+        // The last row of a page is read again with the next, since it may have grown meanwhile: two at least.
+        let page = ROWS_AT_ONCE.min(limit).max(2);
+        loop {
+            let rows = self.rows.scan(&prefix, &from, page)?;
             for (_, value) in &rows {
+                let seen = events.last().map_or(after, |last| last.revision);
                 let row = layout::decode_events(&subject, Some(workflow), value)?;
-                events.extend(row.into_iter().filter(|recorded| recorded.revision > after));
+                events.extend(row.into_iter().filter(|recorded| recorded.revision > seen));
                 if events.len() >= limit {
-                    break;
+                    return Ok(events);
                 }
             }
+            match rows.last() {
+                Some((last, _)) if rows.len() == page => from = last.to_vec(),
+                _ => return Ok(events),
+            }
         }
-        Ok(events)
     }
 
-    /// A batch has one row per subject, named by the subject's first revision in it.
+    /// The events of a batch's subjects are in one row each, named by their first revision in it or by one before.
     fn batch_events(
         &self,
         first: Revision,
@@ -338,19 +348,24 @@ impl Reads {
             revision += u64::from(*count);
         }
         let start = events.len();
+        let of_batch = first.max(after.saturating_add(1))..revision;
         for (subject, first) in subjects {
-            let (row_key, workflow) = match subject {
-                Subject::Workflow(id) => (key::workflow_events(id, first), Some(id.clone())),
+            let (prefix, row_key, workflow) = match subject {
+                Subject::Workflow(id) => {
+                    (key::workflow_events_of(id), key::workflow_events(id, first), Some(id.clone()))
+                }
                 Subject::Execution(id) => {
                     let summary = self.summary(*id)?.ok_or_else(|| ReadError::Missing(format!("execution {id}")))?;
-                    (key::events(*id, first), Some(summary.workflow))
+                    (key::events_of(*id), key::events(*id, first), Some(summary.workflow))
                 }
-                Subject::Noxd => (key::own_events(first), None),
+                Subject::Noxd => (key::own_events(first), key::own_events(first), None),
             };
-            let row = self.rows.get(&row_key)?;
-            let row = row.ok_or_else(|| ReadError::Missing(format!("the events of revision {first}")))?;
-            let read = layout::decode_events(subject, workflow.as_ref(), &row)?;
-            events.extend(read.into_iter().filter(|recorded| recorded.revision > after));
+            // The row may have been named by an earlier batch, and have events of later ones.
+            let row = self.rows.scan_back(&prefix, Bound::Included(&row_key), 1)?;
+            let missing = || ReadError::Missing(format!("the events of revision {first}"));
+            let (_, row) = row.first().ok_or_else(missing)?;
+            let read = layout::decode_events(subject, workflow.as_ref(), row)?;
+            events.extend(read.into_iter().filter(|recorded| of_batch.contains(&recorded.revision)));
         }
         events[start..].sort_unstable_by_key(|recorded| recorded.revision);
         Ok(())

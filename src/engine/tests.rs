@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{batch::Rows, *};
+use super::{
+    batch::{OpenRows, Rows},
+    *,
+};
 use crate::{
     machine::{
         execution::ExecutionStatus,
@@ -35,7 +38,8 @@ impl World {
             ..StoreConfig::new(PathBuf::from("/store"), 7)
         };
         let store = Store::open_simulated(config, &self.disk).expect("a store opens");
-        let engine = Engine::open(EngineConfig { concurrency_limit: 4, seed: 1 }, store).expect("an engine opens");
+        let engine = Engine::open(EngineConfig { concurrency_limit: 4, seed: 1, at_once: |_| None }, store)
+            .expect("an engine opens");
         // Where attempts were interrupted, the test says when they have been reported.
         let begun = engine.interrupted.is_empty();
         self.engine = Some(engine);
@@ -442,7 +446,7 @@ fn a_transition_writes_the_same_rows_in_a_small_and_in_a_large_execution() {
         let apply = |machine: &mut Machine, command| {
             let mut step = Step::default();
             machine.apply(command, &Actor::Noxd, tick, &mut step).expect("accepted");
-            let rows = Rows::of_events(&step.events, machine.state());
+            let rows = Rows::of_events(&step.events, machine.state(), &mut OpenRows::default());
             for id in &rows.snapshots {
                 machine.state_mut().snapshot_written(*id);
             }
@@ -466,6 +470,93 @@ fn a_transition_writes_the_same_rows_in_a_small_and_in_a_large_execution() {
 }
 
 #[test]
+fn a_short_execution_leaves_one_row_of_events_and_two_of_its_own() {
+    // What is merged, and read back, is what there is to pay for an execution after its commits.
+    let tasks = lines(&["a", "b: a", "c: b"]);
+    let mut machine = Machine::new(State::new(1));
+    let tick = Tick { wall: Timestamp(1_700_000_000_000_000), elapsed: Elapsed(86_400_000_000), seed: 1 };
+    let (mut open, mut rows) = (OpenRows::default(), BTreeMap::new());
+    let mut commits = 0;
+    let mut apply = |machine: &mut Machine, command| {
+        let mut step = Step::default();
+        machine.apply(command, &Actor::Noxd, tick, &mut step).expect("accepted");
+        let batch = Rows::of_events(&step.events, machine.state(), &mut open).into_batch(machine.state());
+        commits += 1;
+        for row in batch.rows {
+            rows.insert(row.key, row.value.map(|value| value.len()));
+        }
+    };
+    apply(&mut machine, Command::CreateWorkflow { content: content("w", &tasks) });
+    apply(&mut machine, start("w", 1));
+    while let Some(attempt) = one_live(&machine) {
+        apply(&mut machine, succeeded(attempt));
+    }
+    assert_eq!(commits, 5, "a definition, a start, and three ends");
+    let left = |kind: u8| rows.iter().filter(|(key, value)| key[0] == kind && value.is_some()).count();
+    assert_eq!([b'e', b'x', b'y', b'a'].map(left), [1, 1, 1, 0], "{:?}", rows.keys());
+    let events: usize = rows.iter().filter(|(key, _)| key[0] == b'e').filter_map(|(_, bytes)| *bytes).sum();
+    assert!(events <= 512, "{events} bytes of events");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_about_a_small_execution_reads_no_row_and_says_what_the_rows_say() {
+    // S-VIEW-7
+    let mut world = World::new(11).await;
+    let mut effects = world.effects();
+    let handle = world.handle();
+    create(&handle, "w", &["a", "b: a"]).await;
+    let before = handle.reads().count();
+    let answer = handle.submit(wants(start("w", 1))).await.expect("started");
+    let started = answer.shown.expect("the writer has it at hand");
+    assert_eq!((started.execution.status, started.execution.counts().open()), (ExecutionStatus::Running, 2));
+    let End::Ahead(ended) = handle.end_of(ExecutionId(1)) else { panic!("it has not ended") };
+    for _ in 0..2 {
+        let Some(Effect::StartAttempt { attempt, .. }) = effects.recv().await.expect("effects").pop() else {
+            panic!("an attempt")
+        };
+        handle.report(vec![succeeded(attempt)]).await.expect("taken");
+    }
+    let ended = ended.await.expect("told").expect("at hand");
+    assert_eq!(ended.execution.status, ExecutionStatus::Completed);
+    assert!(handle.ended(ExecutionId(1)).is_some());
+    assert!(matches!(handle.end_of(ExecutionId(1)), End::Reached(_)));
+    assert_eq!(handle.reads().count(), before, "rows were read");
+
+    let from_rows = handle.reads().execution(ExecutionId(1)).expect("readable").expect("there");
+    assert_eq!(*ended.execution, from_rows);
+    let events = handle.reads().events(ExecutionId(1), 0, 100).expect("readable");
+    let ends = events.into_iter().filter(|recorded| matches!(recorded.event, Event::TaskEnded { .. }));
+    assert_eq!(
+        ended.ends.iter().map(|recorded| recorded.as_ref().clone()).collect::<Vec<_>>(),
+        ends.collect::<Vec<_>>()
+    );
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_over_at_once_is_taken_with_the_next_batch_and_needs_no_executor() {
+    // S-SAFE-2
+    let disk = SimulatedDisk::new(12);
+    let store = Store::open_simulated(StoreConfig::new(PathBuf::from("/store"), 7), &disk).expect("a store opens");
+    let at_once = |effect: &Effect| match effect {
+        Effect::StartAttempt { attempt, .. } => Some(succeeded(*attempt)),
+        Effect::StopAttempt { .. } => None,
+    };
+    let engine = Engine::open(EngineConfig { concurrency_limit: 2, seed: 1, at_once }, store).expect("an engine opens");
+    let handle = engine.handle.clone();
+    handle.begin().await.expect("alive");
+    create(&handle, "w", &["a", "b", "c: a b", "d: c"]).await;
+    handle.submit(wants(start("w", 1))).await.expect("started");
+    assert_eq!(end_of(&handle, 1).await, ExecutionEnd::Completed);
+    let events = handle.reads().events(ExecutionId(1), 0, 100).expect("readable");
+    let started = events.iter().filter(|recorded| matches!(recorded.event, Event::TaskStarted { .. })).count();
+    assert_eq!(started, 4, "each was started once, durably, before it ended");
+    handle.stop().await;
+    drop(handle);
+    engine.join();
+}
+
+#[test]
 fn a_snapshot_and_the_events_after_it_give_the_same_execution() {
     let tasks: Vec<String> = (0..400).map(|i| if i == 0 { "t0".into() } else { format!("t{i}: t{}", i / 2) }).collect();
     let disk = SimulatedDisk::new(9);
@@ -476,7 +567,7 @@ fn a_snapshot_and_the_events_after_it_give_the_same_execution() {
     let mut apply = |machine: &mut Machine, command| {
         let mut step = Step::default();
         machine.apply(command, &Actor::Noxd, tick, &mut step).expect("accepted");
-        let mut rows = Rows::of_events(&step.events, machine.state());
+        let mut rows = Rows::of_events(&step.events, machine.state(), &mut OpenRows::default());
         let snapshots = std::mem::take(&mut rows.snapshots);
         snapshots.iter().for_each(|id| machine.state_mut().snapshot_written(*id));
         store.commit(rows.into_batch(machine.state())).expect("durable");

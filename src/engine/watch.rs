@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, watch};
 
 use super::read::{ReadError, Reads};
 use crate::machine::{
@@ -18,8 +18,6 @@ use crate::machine::{
 
 /// Batches that a watcher may lag before it goes back to the store.
 const LAG_BATCHES: usize = 64;
-/// Entries of waiting callers from which on they are looked through for those that gave up.
-const MANY_WAITING: usize = 4_096;
 /// Events read from the store at once.
 const EVENTS_AT_ONCE: usize = 512;
 
@@ -30,8 +28,6 @@ pub struct Hub {
     all: broadcast::Sender<Published>,
     /// Only executions that somebody watches have an entry.
     executions: Mutex<HashMap<ExecutionId, broadcast::Sender<Published>>>,
-    /// Who only waits for the end of an execution: much cheaper than a watch.
-    ends: Mutex<HashMap<ExecutionId, Vec<oneshot::Sender<()>>>>,
     revision: watch::Sender<Revision>,
 }
 
@@ -52,7 +48,6 @@ impl Hub {
         Arc::new(Self {
             all: broadcast::channel(LAG_BATCHES).0,
             executions: Mutex::default(),
-            ends: Mutex::default(),
             revision: watch::channel(revision).0,
         })
     }
@@ -71,7 +66,6 @@ impl Hub {
             // Without receivers there is nobody to tell, which is no error.
             let _ = self.all.send(events.into());
         }
-        self.tell_ends(events);
         let mut watched = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
         if watched.is_empty() {
             return;
@@ -87,34 +81,6 @@ impl Hub {
             let told = watched.get(&id).is_some_and(|sender| sender.send(events.into()).is_ok());
             if ended || !told {
                 watched.remove(&id);
-            }
-        }
-    }
-
-    /// Resolves when an execution ends from now on. Whether it has ended before, the store tells.
-    pub fn end_of(&self, id: ExecutionId) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends.len() > MANY_WAITING {
-            // Whoever asked about an execution that had just ended left an entry that no event takes away.
-            ends.retain(|_, waiting| waiting.iter().any(|other| !other.is_closed()));
-        }
-        let waiting = ends.entry(id).or_default();
-        // Those that gave up waiting are not kept for a long execution.
-        waiting.retain(|other| !other.is_closed());
-        waiting.push(sender);
-        receiver
-    }
-
-    fn tell_ends(&self, events: &[Arc<Recorded>]) {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends.is_empty() {
-            return;
-        }
-        for recorded in events.iter().filter(|recorded| matches!(recorded.event, Event::ExecutionEnded { .. })) {
-            for waiting in recorded.execution.and_then(|id| ends.remove(&id)).into_iter().flatten() {
-                // Whoever gave up waiting does not want to know.
-                let _ = waiting.send(());
             }
         }
     }

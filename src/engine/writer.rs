@@ -4,6 +4,7 @@
 //! before its own batch is durable. A failed commit is fatal: nothing more is acknowledged, and recovery decides.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -15,10 +16,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
     AgentLimit, Answer, Message, Refusal, Request, Status, Stopped, Wanted,
-    batch::Rows,
+    batch::{OpenRows, Rows},
     chain,
     clock::Clock,
     read::{ReadError, Reads},
+    recent::{Followed, Recent, Shown},
     requests::{Known, Requests},
     watch::Hub,
 };
@@ -61,6 +63,13 @@ pub(super) struct Writer {
     pub effects: mpsc::Sender<Vec<Effect>>,
     pub status: watch::Sender<Status>,
     pub requests: Requests,
+    pub recent: Arc<Recent>,
+    pub followed: Followed,
+    /// Rows of events that the next events of their executions go into.
+    pub open_rows: OpenRows,
+    pub at_once: fn(&Effect) -> Option<Command>,
+    /// Facts about what was over as soon as it was begun, for the next batch.
+    pub begun_at_once: Vec<Command>,
     /// Executions loaded for commands of the batch that is being made.
     pub loaded: Vec<ExecutionId>,
     /// Whether work may be admitted: what a dead noxd left behind is ended.
@@ -108,14 +117,18 @@ impl Writer {
 
     /// Waits for a message or the next deadline, then takes what is there.
     fn take(&mut self) -> Option<Vec<Message>> {
-        let patience = self.patience();
-        let first = match self.messages.recv_timeout(patience) {
-            Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
-            Err(RecvTimeoutError::Disconnected) => return None,
-        };
-        let (mut commands, mut bytes) = (first.commands(), first.weight());
-        let mut messages = vec![first];
+        let (mut commands, mut bytes) = (self.begun_at_once.len(), 0);
+        let mut messages = Vec::new();
+        if commands == 0 {
+            let patience = self.patience();
+            let first = match self.messages.recv_timeout(patience) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            };
+            (commands, bytes) = (first.commands(), first.weight());
+            messages.push(first);
+        }
         while commands < COMMANDS_AT_ONCE
             && bytes < BYTES_AT_ONCE
             && let Ok(next) = self.messages.try_recv()
@@ -124,7 +137,9 @@ impl Writer {
             bytes += next.weight();
             messages.push(next);
         }
-        self.room.add_permits(messages.len());
+        if !messages.is_empty() {
+            self.room.add_permits(messages.len());
+        }
         Some(messages)
     }
 
@@ -136,11 +151,15 @@ impl Writer {
 
     /// One batch: decide, make durable, then let out. One whose events grow large is committed in parts.
     fn batch(&mut self, messages: Vec<Message>) -> Result<(), Fatal> {
-        let mut batch =
-            Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new(), explained: Vec::new() };
+        let mut batch = Batch::at(self.clock.tick());
         self.has_room = self.store.free_for_new_work();
         self.begun |= messages.iter().any(|message| matches!(message, Message::Begin));
         self.machine.state_mut().hold_admission(!self.begun || !self.has_room);
+        for fact in std::mem::take(&mut self.begun_at_once) {
+            self.fact(fact, &mut batch);
+            self.settle(&mut batch)?;
+            self.part(&mut batch)?;
+        }
         for message in messages {
             match message {
                 Message::Requests { requests, reply } => {
@@ -167,26 +186,24 @@ impl Writer {
         self.load_due(batch.tick)?;
         self.machine.apply_due(batch.tick, DEADLINES_AT_ONCE, &mut batch.step);
         self.settle(&mut batch)?;
-        self.commit(&batch)?;
+        self.commit(&mut batch)?;
         self.let_out(batch);
         Ok(())
     }
 
     /// Commits what there is, if it has grown large. Callers are answered at the end of their own message.
     fn part(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
-        let weight: usize = batch.step.events.iter().map(|recorded| recorded.event.weight()).sum();
-        if weight < EVENT_BYTES_AT_ONCE {
+        if batch.weigh() < EVENT_BYTES_AT_ONCE {
             return Ok(());
         }
         self.commit(batch)?;
-        let next = Batch { tick: self.clock.tick(), step: Step::default(), waiting: Vec::new(), explained: Vec::new() };
-        let part = std::mem::replace(batch, next);
+        let part = std::mem::replace(batch, Batch::at(self.clock.tick()));
         self.let_out(part);
         Ok(())
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), Fatal> {
-        let mut rows = Rows::of_events(&batch.step.events, self.machine.state());
+    fn commit(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
+        let mut rows = Rows::of_events(&batch.step.events, self.machine.state(), &mut self.open_rows);
         self.requests.write(&mut rows, &self.reads, batch.tick)?;
         let loaded = std::mem::take(&mut self.loaded);
         if rows.is_empty() {
@@ -203,8 +220,25 @@ impl Writer {
         let rows = rows.into_batch(self.machine.state());
         self.wait_for_room(&rows)?;
         self.store.commit(rows)?;
+        self.show(batch);
         self.machine.state_mut().drop_idle(touched.into_iter().chain(loaded));
         Ok(())
+    }
+
+    /// Takes hold of what answers show, while the machine has it.
+    fn show(&mut self, batch: &mut Batch) {
+        let state = self.machine.state();
+        batch.ended = self.followed.follow(&batch.step.events, state);
+        let ended: HashMap<ExecutionId, &Shown> =
+            batch.ended.iter().filter_map(|(id, shown)| Some((*id, shown.as_ref()?))).collect();
+        for answer in batch.waiting.iter_mut().flat_map(|(_, answers)| answers).flatten() {
+            if let Reply::Executions(ids) = &answer.reply
+                && let [id] = ids[..]
+                && !answer.repeated
+            {
+                answer.shown = ended.get(&id).map(|shown| (*shown).clone()).or_else(|| self.followed.shown(id, state));
+            }
+        }
     }
 
     /// A full disk delays everybody's answer and loses nothing: reads go on, and so does this when there is space.
@@ -227,7 +261,7 @@ impl Writer {
     }
 
     fn let_out(&mut self, batch: Batch) {
-        let Batch { step, waiting, explained, .. } = batch;
+        let Batch { mut step, waiting, explained, ended, .. } = batch;
         for recorded in &step.events {
             if let Event::WorkflowChanged { record: Some(record), version, .. } = &recorded.event
                 && let (Content::Ready(definition), Some(id)) = (&record.content, &recorded.workflow)
@@ -236,6 +270,7 @@ impl Writer {
             }
         }
         self.hub.publish(&step.events);
+        self.recent.publish(ended);
         let state = self.machine.state();
         self.status.send_replace(Status {
             concurrency_limit: state.admission().limit(),
@@ -245,6 +280,9 @@ impl Writer {
             hot_executions: state.hot_count(),
             agent_limits: agent_limits(state.admission()),
         });
+        let at_once = self.at_once;
+        let facts = &mut self.begun_at_once;
+        step.effects.retain(|effect| at_once(effect).map(|fact| facts.push(fact)).is_none());
         // Before the answers: who is told that nothing starts any more can rely on what was started being known.
         if !step.effects.is_empty() && self.effects.blocking_send(step.effects).is_err() {
             tracing::debug!("the executor is gone; its attempts will be recovered");
@@ -263,7 +301,7 @@ impl Writer {
         if let Some(id) = &request.id {
             match self.requests.look_up(id, &self.reads, batch.tick)? {
                 Known::New => {}
-                Known::Repeated(reply) => return Ok(Ok(Answer { reply, repeated: true })),
+                Known::Repeated(reply) => return Ok(Ok(Answer { reply, repeated: true, shown: None })),
                 Known::Reused => return Ok(Err(Refusal::RequestIdReused)),
             }
         }
@@ -282,7 +320,7 @@ impl Writer {
             self.requests.succeeded(id, reply.clone(), batch.tick);
         }
         self.part(batch)?;
-        Ok(Ok(Answer { reply, repeated: false }))
+        Ok(Ok(Answer { reply, repeated: false, shown: None }))
     }
 
     fn apply(&mut self, command: Command, actor: &Actor, batch: &mut Batch) -> Result<Result<Reply, Rejection>, Fatal> {
@@ -431,6 +469,33 @@ struct Batch {
     step: Step,
     waiting: Vec<Waiting>,
     explained: Vec<(oneshot::Sender<Explained>, Explained)>,
+    /// Executions that ended in it.
+    ended: Vec<(ExecutionId, Option<Shown>)>,
+    /// What the first so many events weigh.
+    weighed: usize,
+    weight: usize,
+}
+
+impl Batch {
+    fn at(tick: Tick) -> Self {
+        Self {
+            tick,
+            step: Step::default(),
+            waiting: Vec::new(),
+            explained: Vec::new(),
+            ended: Vec::new(),
+            weighed: 0,
+            weight: 0,
+        }
+    }
+
+    /// What its events weigh. Each is looked at once.
+    fn weigh(&mut self) -> usize {
+        let new = self.step.events.iter().skip(self.weighed);
+        self.weight += new.map(|recorded| recorded.event.weight()).sum::<usize>();
+        self.weighed = self.step.events.len();
+        self.weight
+    }
 }
 
 /// Refused without room on the disk; completions, controls and deletions have a reserve (S-SAFE-5).

@@ -122,16 +122,10 @@ impl Executor {
     }
 
     fn dispatch(&self, batch: Vec<Effect>) {
-        let mut done = Vec::new();
         for effect in batch {
             match effect {
                 Effect::StartAttempt { attempt, workflow, definition, inputs, filling } => {
-                    if is_instant(definition.task(attempt.task)) && filling.is_none() {
-                        // Nothing to wait for: the ends of a batch go back together.
-                        done.push(ended(attempt, succeeded_with_nothing()));
-                    } else {
-                        self.start_attempt(Assignment { key: attempt, workflow, definition, inputs, filling });
-                    }
+                    self.start_attempt(Assignment { key: attempt, workflow, definition, inputs, filling });
                 }
                 Effect::StopAttempt { attempt, cause } => {
                     // One that is not there has ended: its report is on its way.
@@ -146,17 +140,6 @@ impl Executor {
                 }
             }
         }
-        if !done.is_empty() {
-            self.report(done);
-        }
-    }
-
-    fn report(&self, facts: Vec<Command>) {
-        let engine = self.shared.engine.clone();
-        self.shared.attempts.spawn(async move {
-            // An engine that has stopped recovers these attempts when it opens again.
-            let _ = engine.report(facts).await;
-        });
     }
 
     fn start_attempt(&self, assignment: Assignment) {
@@ -341,8 +324,12 @@ fn filled_in(assignment: &Assignment, reads: &Reads) -> Result<RenderedTask, Att
         .map_err(|failure| AttemptEnd::NotRendered(format!("{}: {}", failure.field, failure.message)))
 }
 
-fn is_instant(task: &TaskSpec) -> bool {
-    matches!(task.action, Some(Action::Noop { duration_micros: 0 }))
+/// What there is to report of an effect that is over as soon as it is begun: a task that does nothing, with nothing to
+/// fill in. The engine asks this first, and takes such a fact with its next batch.
+pub fn at_once(effect: &Effect) -> Option<Command> {
+    let Effect::StartAttempt { attempt, definition, filling: None, .. } = effect else { return None };
+    let does_nothing = matches!(definition.task(attempt.task).action, Some(Action::Noop { duration_micros: 0 }));
+    does_nothing.then(|| ended(*attempt, succeeded_with_nothing()))
 }
 
 fn ended(attempt: AttemptKey, outcome: AttemptOutcome) -> Command {

@@ -76,6 +76,12 @@ impl Reader {
         self.rows(&Span::through(prefix, through), Direction::Descending, limit)
     }
 
+    /// How many reads there were so far, of everybody.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u64 {
+        self.shared.reads.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     fn rows(&self, span: &Span, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         if limit == 0 || span.is_empty() {
             return Ok(Vec::new());
@@ -89,6 +95,8 @@ impl Reader {
     /// Runs a read, which says up to which batch its copy of the overlay goes, until no merge has overtaken it.
     fn consistently<T>(&self, read: impl Fn(&Shared) -> (u64, Result<T, StoreError>)) -> Result<T, StoreError> {
         let shared = &*self.shared;
+        #[cfg(test)]
+        shared.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let merging = || shared.merging.read().expect("nobody panics while holding the number");
         for _ in 0..OVERTAKEN_LIMIT {
             let (published, result) = read(shared);

@@ -14,9 +14,10 @@
 //!
 //! This file neither knows the overlay nor decides when to merge. Start with [`Rows::walk`] and [`Rows::writes_for`].
 
+use std::collections::HashSet;
 use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes};
 
@@ -62,12 +63,43 @@ pub(super) enum Value {
 pub(super) struct Rows {
     base: Arc<dyn Base>,
     directory: PathBuf,
+    /// Which rows have chunks; looked up once, by the first merge.
+    chunked: Mutex<Option<Chunked>>,
+}
+
+/// The keys of the rows that have chunks, so that a merge need not look for the chunks of every other row.
+enum Chunked {
+    These(HashSet<Vec<u8>>),
+    /// More than are kept in memory: the rows themselves tell.
+    TooMany,
+}
+
+/// Rows with chunks whose keys are kept. Each has 256 KiB at least.
+const CHUNKED_KNOWN: usize = 4_096;
+
+impl Chunked {
+    fn may_have(&self, key: &[u8]) -> bool {
+        match self {
+            Chunked::These(keys) => keys.contains(key),
+            Chunked::TooMany => true,
+        }
+    }
+
+    /// Takes note of a row that is about to get chunks. One that loses them again stays noted, which costs a look.
+    fn note(&mut self, key: &[u8]) {
+        if let Chunked::These(keys) = self {
+            keys.insert(key.to_vec());
+            if keys.len() > CHUNKED_KNOWN {
+                *self = Chunked::TooMany;
+            }
+        }
+    }
 }
 
 impl Rows {
     /// The rows in `base`; `directory` is named in errors.
     pub(super) fn new(base: Arc<dyn Base>, directory: PathBuf) -> Rows {
-        Rows { base, directory }
+        Rows { base, directory, chunked: Mutex::new(None) }
     }
 
     /// How far the merge has come.
@@ -98,14 +130,7 @@ impl Rows {
         batch: &mut BaseBatch,
     ) -> Result<usize, StoreError> {
         let row_key = row_key(key);
-        // The leaf of the row is about to be written: looking into it first costs no further read.
-        let old_chunks = match self.base.get(&row_key).map_err(self.failed("read"))? {
-            Some(old) => match self.value(key, old)? {
-                Value::Chunked { chunks, .. } => chunks,
-                Value::Whole(_) => 0,
-            },
-            None => 0,
-        };
+        let old_chunks = self.chunks_of(key, &row_key, value)?;
         let before = batch.len();
         let mut chunks = 0;
         match value {
@@ -129,6 +154,49 @@ impl Rows {
         }
         batch.extend((chunks..old_chunks).map(|index| (chunk_key(key, index), None)));
         Ok(batch[before..].iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum())
+    }
+
+    /// How many chunks the row has before it becomes `value`.
+    fn chunks_of(&self, key: &[u8], row_key: &[u8], value: Option<&Bytes>) -> Result<u32, StoreError> {
+        let mut chunked = self.chunked.lock().expect("nobody panics while holding the keys");
+        let known = match &mut *chunked {
+            Some(known) => known,
+            unknown => unknown.insert(self.find_chunked()?),
+        };
+        let may_have = known.may_have(key);
+        if value.is_some_and(|value| value.len() > CHUNK_BYTES) {
+            known.note(key);
+        }
+        if !may_have {
+            return Ok(0);
+        }
+        match self.base.get(row_key).map_err(self.failed("read"))? {
+            Some(old) => match self.value(key, old)? {
+                Value::Chunked { chunks, .. } => Ok(chunks),
+                Value::Whole(_) => Ok(0),
+            },
+            None => Ok(0),
+        }
+    }
+
+    /// Finds the rows that have chunks: one step for each.
+    fn find_chunked(&self) -> Result<Chunked, StoreError> {
+        let mut keys = HashSet::new();
+        let mut from = vec![CHUNK];
+        loop {
+            let mut found = None;
+            let visit: Visit<'_> = &mut |key, _| {
+                found = row_of_chunk(key).map(<[u8]>::to_vec);
+                ControlFlow::Break(())
+            };
+            self.base.ascend(&from, visit).map_err(self.failed("scan"))?;
+            let Some(key) = found else { return Ok(Chunked::These(keys)) };
+            if keys.len() >= CHUNKED_KNOWN {
+                return Ok(Chunked::TooMany);
+            }
+            from = chunk_key(&key, u32::MAX);
+            keys.insert(key);
+        }
     }
 
     /// Applies one atomic batch; not durable before [`Rows::flush`].
@@ -253,6 +321,13 @@ fn chunk_key(key: &[u8], index: u32) -> Vec<u8> {
     chunk_key.extend_from_slice(key);
     chunk_key.put_u32(index);
     chunk_key
+}
+
+/// The key of the row that a chunk belongs to.
+fn row_of_chunk(key: &[u8]) -> Option<&[u8]> {
+    let (&CHUNK, rest) = key.split_first()? else { return None };
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    rest.get(..u32::from_be_bytes(*length) as usize)
 }
 
 fn seal(key: &[u8], kind: u8, body: &[u8]) -> Vec<u8> {

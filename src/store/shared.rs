@@ -26,6 +26,9 @@ pub(super) struct Shared {
     pub merging: RwLock<u64>,
     /// Rung under the work's lock whenever something that somebody may wait for has changed.
     pub changed: Condvar,
+    /// How many reads there were: what is answered from memory takes none.
+    #[cfg(test)]
+    pub reads: std::sync::atomic::AtomicU64,
     overlay: RwLock<Overlay>,
     work: Mutex<Work>,
     poison: OnceLock<String>,
@@ -80,6 +83,8 @@ impl Shared {
             rows: parts.rows,
             merging: RwLock::new(parts.applied_batch),
             changed: Condvar::new(),
+            #[cfg(test)]
+            reads: std::sync::atomic::AtomicU64::default(),
             overlay: RwLock::new(parts.overlay),
             work: Mutex::new(Work { stop: false, reserve: Reserve::Wanted, merged, merge_starved: false }),
             poison: OnceLock::new(),

@@ -568,7 +568,8 @@ fn a_merged_row_that_was_changed_behind_our_back_is_reported_and_not_returned() 
         }
         base.apply(vec![(key.clone(), Some(sound))]).unwrap();
     }
-    // A shorter value takes the chunks of the longer one away.
+    // A shorter value takes the chunks of the longer one away, also where another noxd wrote them.
+    let rows = super::rows::Rows::new(Arc::clone(&base), directory.path().to_path_buf());
     let mut shorter = Vec::new();
     rows.writes_for(b"b", Some(&Bytes::from_static(b"short")), &mut shorter).unwrap();
     assert_eq!(shorter.iter().filter(|(_, value)| value.is_none()).count(), 3);

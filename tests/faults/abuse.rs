@@ -275,7 +275,7 @@ async fn without_descriptors_the_connected_are_served_and_tasks_wait_instead_of_
     let execution = eventually("all tasks end", || {
         most = most.max(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map_or(0, Iterator::count));
         let mut executions = executions.clone();
-        let request = v1::GetExecutionRequest { execution_id: id.clone() };
+        let request = v1::GetExecutionRequest { execution_id: id.clone(), wait: None };
         async move {
             let execution = executions.get_execution(request).await.ok()?.into_inner().execution?;
             (execution.status() != WorkflowStatus::Running).then_some(execution)

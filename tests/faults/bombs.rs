@@ -170,7 +170,7 @@ async fn cancel(daemon: &Daemon, workflow: &str, id: &str) {
 
 async fn ends(daemon: &Daemon, id: &str, status: v1::WorkflowStatus) {
     let is = || async {
-        let request = v1::GetExecutionRequest { execution_id: id.into() };
+        let request = v1::GetExecutionRequest { execution_id: id.into(), wait: None };
         let execution = daemon.executions().await.get_execution(request).await.ok()?.into_inner().execution?;
         (execution.status() == status).then_some(())
     };

@@ -54,6 +54,29 @@ async fn a_watch_resumed_from_every_revision_gives_exactly_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_answered_from_memory_is_what_the_store_says_after_a_restart() {
+    // S-VIEW-7
+    let mut noxd = Noxd::start().await;
+    let long = "head -c 9000 /dev/zero | tr '\\0' x";
+    noxd.create("good", vec![shell("a", "echo out", &[]), noop("b", &["a"]), shell("c", long, &["b"])]).await;
+    noxd.create("bad", vec![shell("a", "echo why >&2; exit 3", &[]), noop("b", &["a"]), shell("c", "kill -9 $$", &[])])
+        .await;
+    noxd.create("short", vec![noop("a", &[])]).await;
+    let mut before = Vec::new();
+    for workflow in ["good", "bad", "short"] {
+        let id = noxd.execute(workflow).await;
+        noxd.ended(&id).await;
+        before.push(noxd.execution(&id).await);
+    }
+    assert_eq!(before[1].status(), WorkflowStatus::Failed);
+    noxd.kill_now();
+    noxd.start_again().await;
+    for shown in before {
+        assert_eq!(noxd.execution(&shown.id).await, shown);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_execution_ends_though_noxd_is_killed_again_and_again() {
     // S-SAFE-1, S-SAFE-2, S-SAFE-3
     let mut noxd = Noxd::start().await;

@@ -125,7 +125,7 @@ impl Noxd {
 
     /// An execution as it stands.
     pub async fn execution(&self, id: &str) -> v1::WorkflowExecution {
-        let request = v1::GetExecutionRequest { execution_id: id.into() };
+        let request = v1::GetExecutionRequest { execution_id: id.into(), wait: None };
         let response = self.executions().await.get_execution(request).await.expect("there").into_inner();
         response.execution.expect("an execution")
     }

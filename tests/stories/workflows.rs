@@ -271,6 +271,33 @@ async fn a_draft_is_kept_with_its_faults_and_cannot_run_until_it_is_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_reads_an_execution_can_wait_for_its_end() {
+    let noxd = Noxd::start().await;
+    let gate = noxd.path("gate");
+    noxd.create("w", vec![shell("t", &format!("until [ -e {} ]; do sleep 0.02; done", gate.display()), &[])]).await;
+    let id = noxd.execute("w").await;
+    let client = noxd.executions().await;
+    let get = async |seconds, nanos| {
+        let wait = Some(pbjson_types::Duration { seconds, nanos });
+        let request = v1::GetExecutionRequest { execution_id: id.clone(), wait };
+        client.clone().get_execution(request).await.map(|answer| answer.into_inner().execution.expect("one"))
+    };
+    assert_eq!(get(0, 1_000_000).await.expect("as it stands").status(), WorkflowStatus::Running);
+    let (ended, ()) = tokio::join!(get(30, 0), async { std::fs::write(&gate, "").expect("the gate opens") });
+    let ended = ended.expect("as it ended");
+    assert_eq!((ended.status(), ended.tasks[0].status()), (WorkflowStatus::Completed, TaskStatus::Completed));
+    assert_eq!(get(30, 0).await.expect("at once, since it has ended"), ended);
+    let status = get(3_601, 0).await.expect_err("an hour at most");
+    assert_eq!(status.get_details_error_info().expect("a reason").reason, "INVALID_VALUE");
+    let ghost = v1::GetExecutionRequest {
+        execution_id: "01900000-0000-7000-8000-000000000001".into(),
+        wait: Some(pbjson_types::Duration { seconds: 30, nanos: 0 }),
+    };
+    let status = client.clone().get_execution(ghost).await.expect_err("there is none to wait for");
+    assert_eq!(status.code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_is_one_commit_and_each_request_is_answered_for_itself() {
     let noxd = Noxd::start().await;
     noxd.create("w", vec![noop("a", &[])]).await;

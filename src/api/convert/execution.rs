@@ -1,18 +1,21 @@
 //! Executions, tasks and attempts as clients see them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use pbjson_types::value::Kind;
 use prost::Message as _;
 
 use super::{definition::status, duration, timestamp};
 use crate::{
-    engine::read::{ReadError, Reads},
+    engine::{
+        read::{ReadError, Reads},
+        recent::Shown,
+    },
     machine::{
         attempt::seconds,
         execution::{CutShort, Execution, ExecutionStatus},
         explain::Blocker,
-        ids::{ExecutionId, TaskIndex, Timestamp},
+        ids::{ExecutionId, Revision, TaskIndex, Timestamp},
         message::{AttemptResult, ErrorKind, Event, Output, Recorded, TaskEnd, TaskError, Trigger},
         progress::Counts,
         task::{TaskState, TaskStatus, remedy},
@@ -31,16 +34,44 @@ pub const SHOWN_TASKS: usize = 1_000;
 pub fn whole(execution: &Execution, reads: &Reads) -> Result<v1::WorkflowExecution, ReadError> {
     let mut shown = without_tasks(execution, reads)?;
     if execution.tasks.len() <= SHOWN_TASKS {
-        let ends = Ends::read(execution.id, reads)?;
-        let mut room = Room::of_answer();
-        let tasks = (0..).zip(&execution.tasks);
-        shown.tasks = tasks.map(|(task, _)| room.fit(one_task(execution, task, &ends))).collect();
+        shown.tasks = tasks(execution, &Ends::read(execution.id, reads)?);
     }
     Ok(shown)
 }
 
+/// An execution with its tasks, from what the writer had at hand.
+pub fn whole_at_hand(shown: &Shown) -> v1::WorkflowExecution {
+    v1::WorkflowExecution { tasks: tasks(&shown.execution, &Ends::of_all(&shown.ends)), ..without_tasks_at_hand(shown) }
+}
+
+fn tasks(execution: &Execution, ends: &Ends) -> Vec<v1::TaskExecution> {
+    let mut room = Room::of_answer();
+    let tasks = (0..).zip(&execution.tasks);
+    tasks.map(|(task, _)| room.fit(one_task(execution, task, ends))).collect()
+}
+
 /// An execution without its tasks.
 pub fn without_tasks(execution: &Execution, reads: &Reads) -> Result<v1::WorkflowExecution, ReadError> {
+    let failure = match first_failure(execution) {
+        Some(revision) => reads.event_at(execution.id, revision)?,
+        None => None,
+    };
+    Ok(bare(execution, failure.as_ref()))
+}
+
+/// An execution without its tasks, from what the writer had at hand.
+pub fn without_tasks_at_hand(shown: &Shown) -> v1::WorkflowExecution {
+    let failure = first_failure(&shown.execution);
+    let failure = shown.ends.iter().find(|recorded| Some(recorded.revision) == failure);
+    bare(&shown.execution, failure.map(AsRef::as_ref))
+}
+
+/// The revision of what made an execution fail.
+fn first_failure(execution: &Execution) -> Option<Revision> {
+    execution.first_failure.filter(|_| execution.status == ExecutionStatus::Failed).map(|(_, revision)| revision)
+}
+
+fn bare(execution: &Execution, failure: Option<&Recorded>) -> v1::WorkflowExecution {
     let mut shown = summarised(
         &Summary {
             id: execution.id,
@@ -68,13 +99,10 @@ pub fn without_tasks(execution: &Execution, reads: &Reads) -> Result<v1::Workflo
         (execution.status, execution.cut_short)
     {
         shown.error = Some(out_of_time(timeout_micros));
-    } else if execution.status == ExecutionStatus::Failed
-        && let Some((task, revision)) = execution.first_failure
-    {
-        let failure = reads.event_at(execution.id, revision)?;
-        shown.error = failure.and_then(|recorded| failure_of(&execution.definition.task(task).id, &recorded));
+    } else if let (Some((task, _)), Some(failure)) = (execution.first_failure, failure) {
+        shown.error = failure_of(&execution.definition.task(task).id, failure);
     }
-    Ok(shown)
+    shown
 }
 
 /// An execution as lists show it.
@@ -169,7 +197,7 @@ pub fn task_status(status: TaskStatus) -> v1::TaskStatus {
 
 /// The ended attempts of some tasks, in order.
 #[derive(Default)]
-pub struct Ends(BTreeMap<TaskIndex, Vec<Recorded>>);
+pub struct Ends(BTreeMap<TaskIndex, Vec<Arc<Recorded>>>);
 
 impl Ends {
     /// Of all tasks of an execution.
@@ -182,7 +210,7 @@ impl Ends {
             after = last.revision;
             for recorded in events {
                 if let Event::TaskEnded { task, .. } = &recorded.event {
-                    ends.0.entry(*task).or_default().push(recorded);
+                    ends.0.entry(*task).or_default().push(Arc::new(recorded));
                 }
             }
         }
@@ -196,14 +224,25 @@ impl Ends {
             let Some(recorded) = reads.event_at(execution.id, revision)? else { break };
             let Event::TaskEnded { result, .. } = &recorded.event else { break };
             revision = result.previous;
-            found.push(recorded);
+            found.push(Arc::new(recorded));
         }
         found.reverse();
         self.0.insert(task, found);
         Ok(())
     }
 
-    fn of(&self, task: TaskIndex) -> &[Recorded] {
+    /// Those of all tasks, in order.
+    pub fn of_all(recorded: &[Arc<Recorded>]) -> Self {
+        let mut ends = Self::default();
+        for recorded in recorded {
+            if let Event::TaskEnded { task, .. } = &recorded.event {
+                ends.0.entry(*task).or_default().push(Arc::clone(recorded));
+            }
+        }
+        ends
+    }
+
+    fn of(&self, task: TaskIndex) -> &[Arc<Recorded>] {
         self.0.get(&task).map_or(&[], Vec::as_slice)
     }
 }
@@ -214,11 +253,13 @@ pub fn one_task(execution: &Execution, task: TaskIndex, ends: &Ends) -> v1::Task
     let (spec, state, graph) = (definition.task(task), &execution.tasks[task as usize], definition.graph());
     let name = |index: &TaskIndex| definition.task(*index).id.clone();
     let ended = ends.of(task);
-    let mut attempts: Vec<v1::TaskAttempt> = ended.iter().filter_map(attempt_of).filter(|one| one.number > 0).collect();
+    let attempts = ended.iter().filter_map(|recorded| attempt_of(recorded));
+    let mut attempts: Vec<v1::TaskAttempt> = attempts.filter(|one| one.number > 0).collect();
     if state.status == TaskStatus::Running {
         attempts.push(running_attempt(state));
     }
-    let (output, output_size) = output_of(ended.last());
+    let last = ended.last().map(AsRef::as_ref);
+    let (output, output_size) = output_of(last);
     v1::TaskExecution {
         task_id: spec.id.clone(),
         agent_id: spec.agent_id.clone(),
@@ -227,7 +268,7 @@ pub fn one_task(execution: &Execution, task: TaskIndex, ends: &Ends) -> v1::Task
         created_at: Some(timestamp(execution.started_at)),
         started_at: state.started_at.map(timestamp),
         completed_at: state.completed_at.map(timestamp),
-        error: task_error(state, ended.last(), state.blocked_by.as_ref().map(name).as_deref()),
+        error: task_error(state, last, state.blocked_by.as_ref().map(name).as_deref()),
         attempts,
         output: output.as_ref().map(value_of),
         blocked_by: state.blocked_by.as_ref().map(name).unwrap_or_default(),

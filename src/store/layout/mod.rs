@@ -8,7 +8,7 @@
 //! | `w` workflow | the newest version's head |
 //! | `d` workflow 0 version | one version's definition |
 //! | `t` created-at workflow | nothing: workflows by age |
-//! | `e` execution revision | an execution's events of one batch |
+//! | `e` execution revision | an execution's events of one batch, or of several that follow each other |
 //! | `v` workflow 0 revision | a workflow's own events of one batch |
 //! | `n` revision | noxd's own events of one batch |
 //! | `l` agent | a limit that was set; without an agent, of all |
