@@ -84,11 +84,16 @@ async fn start(directory: &Path) -> (Child, Channel, Duration) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_noxd"));
     command.args(["serve", "--listen", "none", "--data-dir"]).arg(directory.join("data")).arg("--socket").arg(&socket);
     let noxd = command.env("NOXD_LOG", "warn").stdout(Stdio::null()).spawn().expect("noxd starts");
+    let channel = answering(&socket).await;
+    (noxd, channel, began.elapsed())
+}
+
+async fn answering(socket: &Path) -> Channel {
     loop {
-        if let Ok(channel) = connect::socket_channel(&socket).await
+        if let Ok(channel) = connect::socket_channel(socket).await
             && connect::executions(channel.clone()).list_executions(v1::ListExecutionsRequest::default()).await.is_ok()
         {
-            return (noxd, channel, began.elapsed());
+            return channel;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
