@@ -6,6 +6,7 @@
 //! * Segments whose batches are all merged are handed back; the others follow each other without a gap, in their
 //!   sequence and in the numbers of their batches, and begin no later than right after the last merged batch.
 //! * Only the newest may end in a torn record, which is zeroed and synced before anything is appended.
+//! * They hold every batch that the high-water mark says was acknowledged.
 //! * Anything else is [`StoreError::Corrupt`].
 
 use std::path::{Path, PathBuf};
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use super::RowWrite;
 use super::disk::{Disk, DiskFile};
 use super::error::StoreError;
+use super::high_water::Reached;
 use super::overlay::Overlay;
 use super::record::{self, Tags};
 use super::rows::Applied;
-use super::segment::{self, HEADER_BYTES, Header, Segment};
+use super::segment::{self, HEADER_BYTES, Header, Scan, Segment};
 use super::spare::Spare;
 
 /// The writer's end of the journal.
@@ -50,6 +52,11 @@ impl Journal {
     ) -> Result<Journal, StoreError> {
         let active = begin_segment(&*disk, &directory, store_id, 1, 1, spare).map_err(|refused| refused.error)?;
         Ok(Journal { disk, directory, store_id, active, next_batch: 1, frame: Vec::new() })
+    }
+
+    /// The segment that is written to.
+    pub(super) fn segment(&self) -> u64 {
+        self.active.sequence
     }
 
     /// Whether a record of `extent` bytes fits into the segment.
@@ -131,6 +138,7 @@ pub(super) fn recover(
     directory: PathBuf,
     store_id: u128,
     applied: Applied,
+    reached: Reached,
     overlay: &mut Overlay,
 ) -> Result<Recovered, StoreError> {
     let mut found = open_segments(&*disk, &directory, store_id)?;
@@ -139,9 +147,9 @@ pub(super) fn recover(
     let merged_count = found.iter().skip(1).take_while(|next| is_merged(next)).count();
     let merged: Vec<_> = found.drain(..merged_count).map(|found| found.closed()).collect();
     let Some(first) = found.first() else {
-        return match applied.batch {
+        return match applied.batch.max(reached.batch) {
             0 => Ok(Recovered { journal: None, merged }),
-            batch => Err(gone(&directory, format!("there is no segment, but {batch} batches were merged"))),
+            batch => Err(gone(&directory, format!("there is no segment, but {batch} batches were committed"))),
         };
     };
     if first.header.first_batch > applied.batch.saturating_add(1) {
@@ -178,6 +186,9 @@ pub(super) fn recover(
     if scan.next_batch <= applied.batch {
         let what = format!("the journal ends before batch {}, which was merged", applied.batch);
         return Err(StoreError::corrupt(&found.path, scan.tail, what));
+    }
+    if scan.next_batch <= reached.batch {
+        return Err(lost_end(&directory, &found.path, found.header.sequence, scan, reached));
     }
     if scan.torn {
         tracing::info!(file = %found.path.display(), offset = scan.tail, "dropping a batch that was never acknowledged");
@@ -229,6 +240,20 @@ fn open_segments(disk: &dyn Disk, directory: &Path, store_id: u128) -> Result<Ve
         Ok(Found { file, path, header })
     };
     sequences.into_iter().map(open).collect()
+}
+
+/// The newest segment does not hold all that was acknowledged.
+pub(super) fn lost_end(directory: &Path, newest: &Path, sequence: u64, scan: Scan, reached: Reached) -> StoreError {
+    let batch = reached.batch;
+    if sequence < reached.segment {
+        let what = format!("it is missing, and batch {batch} was acknowledged in it");
+        return StoreError::corrupt(&segment::path(directory, reached.segment), 0, what);
+    }
+    StoreError::corrupt(
+        newest,
+        scan.tail,
+        format!("the journal ends here, before batch {batch}, which was acknowledged"),
+    )
 }
 
 fn gone(directory: &Path, what: String) -> StoreError {

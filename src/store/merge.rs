@@ -15,6 +15,7 @@ use super::overlay::Layer;
 use super::rows::{Applied, Rows};
 use super::shared::{Reserve, Shared};
 use super::sled::BaseBatch;
+use super::sled_files;
 
 /// What one batch for sled holds at most (a single row may exceed it): sled keeps the leaves of a batch locked while
 /// it applies it, and readers wait for them.
@@ -47,6 +48,8 @@ impl Shared {
         *self.merging.write().expect("nobody panics while holding the number") = layer.last_batch();
         apply(&self.rows, &layer)?;
         self.rows.flush()?;
+        let log = sled_files::log_end(&*self.disk, &self.directory.join(super::ROWS))?;
+        self.high_water.merged(layer.last_batch(), log)?;
         self.overlay_mut().retire_oldest();
         let mut work = self.work();
         work.merged.extend(layer.segment().cloned());

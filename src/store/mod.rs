@@ -25,9 +25,11 @@
 //!
 //! Read [`Store`] first, then `journal`.
 
+mod audit;
 pub mod disk;
 mod error;
 mod format;
+mod high_water;
 mod journal;
 pub mod layout;
 mod merge;
@@ -39,6 +41,7 @@ mod segment;
 mod shared;
 pub mod simulated;
 pub mod sled;
+mod sled_files;
 mod span;
 mod spare;
 #[cfg(test)]
@@ -55,6 +58,7 @@ use bytes::Bytes;
 use self::disk::Lock;
 pub use self::disk::{Disk, DiskFile, RealDisk};
 pub use self::error::StoreError;
+use self::high_water::HighWater;
 use self::journal::{Journal, RotateRefused};
 use self::overlay::Overlay;
 pub use self::reader::Reader;
@@ -191,11 +195,17 @@ impl Store {
         }
         disk.sync_directory(&directory).map_err(StoreError::io("sync", &directory))?;
 
-        let rows = Rows::new(open_base(&rows_directory)?, rows_directory);
+        let high_water = HighWater::open(&*disk, &directory, store_id)?;
+        let reached = high_water.reached();
+        audit::before_open(&*disk, &rows_directory, reached)?;
+        let rows = Rows::open(open_base(&rows_directory)?, rows_directory)?;
         let applied = rows.applied()?;
+        if applied.batch < reached.merged {
+            return Err(rows.behind(reached.merged));
+        }
         let mut overlay = Overlay::above(applied);
         let recovered =
-            journal::recover(Arc::clone(&disk), journal_directory.clone(), store_id, applied, &mut overlay)?;
+            journal::recover(Arc::clone(&disk), journal_directory.clone(), store_id, applied, reached, &mut overlay)?;
         let journal = match recovered.journal {
             Some(journal) => journal,
             None => {
@@ -211,6 +221,7 @@ impl Store {
             segment_bytes: config.segment_bytes,
             overlay_bytes: config.overlay_bytes,
             rows,
+            high_water,
             overlay,
             merged: recovered.merged,
             applied_batch: applied.batch,
@@ -221,7 +232,7 @@ impl Store {
 
     /// Commits a batch: when it returns, the batch is durable and visible.
     ///
-    /// It takes one write and one `fdatasync`. Once in a segment it also waits for the next segment, and for the merge
+    /// It takes two writes, of the record and of the high-water mark, and one `fdatasync`. Once in a segment it also waits for the next segment, and for the merge
     /// when too much is unmerged.
     ///
     /// # Errors
@@ -230,6 +241,7 @@ impl Store {
     pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.make_room(&batch)?;
         let (number, bytes) = self.journal.append(batch.revision, &batch.rows).map_err(|error| self.fatal(error))?;
+        self.shared.high_water.acknowledged(self.journal.segment(), number).map_err(|error| self.fatal(error))?;
         let rows = batch.rows.into_iter().map(|row| (Bytes::from(row.key), row.value.map(Bytes::from)));
         self.shared.overlay_mut().publish(number, batch.revision, bytes, rows);
         Ok(())
@@ -293,7 +305,8 @@ impl Store {
     /// [`StoreError::Poisoned`] when the store has failed before.
     pub fn close(mut self) -> Result<(), StoreError> {
         self.stop();
-        self.shared.check()
+        self.shared.check()?;
+        self.shared.high_water.sync()
     }
 
     /// Does the background work that is due, up to one merged layer. Only for a store without threads.

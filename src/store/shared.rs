@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGua
 
 use super::disk::Disk;
 use super::error::StoreError;
+use super::high_water::HighWater;
 use super::overlay::Overlay;
 use super::rows::Rows;
 use super::segment::Segment;
@@ -22,6 +23,7 @@ pub(super) struct Shared {
     pub segment_bytes: u64,
     pub overlay_bytes: u64,
     pub rows: Rows,
+    pub high_water: HighWater,
     /// The last batch of the newest layer that the merge has begun to write into the base.
     pub merging: RwLock<u64>,
     /// Rung under the work's lock whenever something that somebody may wait for has changed.
@@ -62,6 +64,7 @@ pub(super) struct Parts {
     pub segment_bytes: u64,
     pub overlay_bytes: u64,
     pub rows: Rows,
+    pub high_water: HighWater,
     pub overlay: Overlay,
     pub merged: Vec<Segment>,
     pub applied_batch: u64,
@@ -78,6 +81,7 @@ impl Shared {
             segment_bytes: parts.segment_bytes,
             overlay_bytes: parts.overlay_bytes,
             rows: parts.rows,
+            high_water: parts.high_water,
             merging: RwLock::new(parts.applied_batch),
             changed: Condvar::new(),
             overlay: RwLock::new(parts.overlay),
