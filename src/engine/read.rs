@@ -340,6 +340,7 @@ impl Reads {
         let start = events.len();
         for (subject, first) in subjects {
             let (row_key, workflow) = match subject {
+                Subject::Lost => continue,
                 Subject::Workflow(id) => (key::workflow_events(id, first), Some(id.clone())),
                 Subject::Execution(id) => {
                     let summary = self.summary(*id)?.ok_or_else(|| ReadError::Missing(format!("execution {id}")))?;

@@ -69,6 +69,21 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<u128, StoreError> {
     parse(&bytes).map_err(|what| StoreError::Format { file: path.to_path_buf(), what })
 }
 
+/// Whether the `FORMAT` file is the sound one of another version, rather than a damaged one of this.
+pub(super) fn is_of_another_version(disk: &dyn Disk, directory: &Path) -> bool {
+    let Ok(file) = disk.open_to_read(&directory.join(NAME)) else { return false };
+    let mut bytes = vec![0; file.length().unwrap_or(0).min(LIMIT_BYTES) as usize];
+    if file.read_at(&mut bytes, 0).is_err() {
+        return false;
+    }
+    let Ok(words) = std::str::from_utf8(&bytes) else { return false };
+    let Some((version, rest)) = words.strip_prefix("noxd store\nversion ").and_then(|rest| rest.split_once('\n'))
+    else {
+        return false;
+    };
+    version != VERSION && parse(format!("noxd store\nversion {VERSION}\n{rest}").as_bytes()).is_err()
+}
+
 fn text(store_id: u128) -> String {
     let words = format!("noxd store\nversion {VERSION}\nid {store_id:032x}\n");
     // Over all before it: another id would make every other file of the store a stranger's.

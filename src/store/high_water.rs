@@ -70,12 +70,17 @@ impl HighWater {
     pub(super) fn open(disk: &dyn Disk, directory: &Path, store_id: u128) -> Result<HighWater, StoreError> {
         let path = directory.join(NAME);
         let file = disk.open(&path).map_err(|error| missing_or(error, &path))?;
-        let reached = Mutex::new(read(&*file, &path, store_id)?);
+        let reached = Mutex::new(read(&*file, &path, Some(store_id))?.1);
         Ok(HighWater { file, path, store_id, reached })
     }
 
-    /// Reads what was reached, and leaves the file as it is.
-    pub(super) fn look(disk: &dyn Disk, directory: &Path, store_id: u128) -> Result<Reached, StoreError> {
+    /// Reads what was reached by which store, and leaves the file as it is. `store_id` is whose it should be, where that
+    /// is known.
+    pub(super) fn look(
+        disk: &dyn Disk,
+        directory: &Path,
+        store_id: Option<u128>,
+    ) -> Result<(u128, Reached), StoreError> {
         let path = directory.join(NAME);
         let file = disk.open_to_read(&path).map_err(|error| missing_or(error, &path))?;
         read(&*file, &path, store_id)
@@ -117,7 +122,7 @@ fn missing_or(error: io::Error, path: &Path) -> StoreError {
     }
 }
 
-fn read(file: &dyn DiskFile, path: &Path, store_id: u128) -> Result<Reached, StoreError> {
+fn read(file: &dyn DiskFile, path: &Path, store_id: Option<u128>) -> Result<(u128, Reached), StoreError> {
     let corrupt = |what| StoreError::corrupt(path, 0, what);
     let length = file.length().map_err(StoreError::io("measure", path))?;
     if length != SECTOR_BYTES as u64 {
@@ -131,12 +136,13 @@ fn read(file: &dyn DiskFile, path: &Path, store_id: u128) -> Result<Reached, Sto
     if &sector[0..8] != MAGIC || le_u32(&sector[8..]) != VERSION {
         return Err(corrupt("it is of an unknown format".into()));
     }
-    if sector[12..28] != store_id.to_le_bytes() {
+    let found = u128::from(le_u64(&sector[12..])) | u128::from(le_u64(&sector[20..])) << 64;
+    if store_id.is_some_and(|wanted| wanted != found) {
         return Err(corrupt("it belongs to another store".into()));
     }
     let number = |at: usize| le_u64(&sector[at..]);
     let log = LogEnd { number: number(52), bytes: number(60) };
-    Ok(Reached { segment: number(28), batch: number(36), merged: number(44), log })
+    Ok((found, Reached { segment: number(28), batch: number(36), merged: number(44), log }))
 }
 
 fn encode(store_id: u128, reached: Reached) -> [u8; SECTOR_BYTES] {

@@ -48,8 +48,10 @@ impl Shared {
         *self.merging.write().expect("nobody panics while holding the number") = layer.last_batch();
         apply(&self.rows, &layer)?;
         self.rows.flush()?;
-        let log = sled_files::log_end(&*self.disk, &self.directory.join(super::ROWS))?;
-        self.high_water.merged(layer.last_batch(), log)?;
+        if let Some(high_water) = &self.high_water {
+            let log = sled_files::log_end(&*self.disk, &self.directory.join(super::ROWS))?;
+            high_water.merged(layer.last_batch(), log)?;
+        }
         self.overlay_mut().retire_oldest();
         let mut work = self.work();
         work.merged.extend(layer.segment().cloned());

@@ -28,6 +28,7 @@
 mod audit;
 pub mod disk;
 mod error;
+mod examine;
 mod format;
 mod high_water;
 mod journal;
@@ -58,6 +59,7 @@ use bytes::Bytes;
 use self::disk::Lock;
 pub use self::disk::{Disk, DiskFile, RealDisk};
 pub use self::error::StoreError;
+pub use self::examine::{Examined, examine};
 use self::high_water::HighWater;
 use self::journal::{Journal, RotateRefused};
 use self::overlay::Overlay;
@@ -135,6 +137,7 @@ const ROWS: &str = "rows";
 /// reason, readers go on, and the next open decides what is true.
 pub struct Store {
     shared: Arc<Shared>,
+    high_water: Arc<HighWater>,
     journal: Journal,
     store_id: u128,
     hands: Hands,
@@ -195,7 +198,7 @@ impl Store {
         }
         disk.sync_directory(&directory).map_err(StoreError::io("sync", &directory))?;
 
-        let high_water = HighWater::open(&*disk, &directory, store_id)?;
+        let high_water = Arc::new(HighWater::open(&*disk, &directory, store_id)?);
         let reached = high_water.reached();
         audit::before_open(&*disk, &rows_directory, reached)?;
         let rows = Rows::open(open_base(&rows_directory)?, rows_directory)?;
@@ -221,13 +224,13 @@ impl Store {
             segment_bytes: config.segment_bytes,
             overlay_bytes: config.overlay_bytes,
             rows,
-            high_water,
+            high_water: Some(Arc::clone(&high_water)),
             overlay,
             merged: recovered.merged,
             applied_batch: applied.batch,
             lock,
         }));
-        Ok(Store { shared, journal, store_id, hands: Hands::Writer })
+        Ok(Store { shared, high_water, journal, store_id, hands: Hands::Writer })
     }
 
     /// Commits a batch: when it returns, the batch is durable and visible.
@@ -241,7 +244,7 @@ impl Store {
     pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.make_room(&batch)?;
         let (number, bytes) = self.journal.append(batch.revision, &batch.rows).map_err(|error| self.fatal(error))?;
-        self.shared.high_water.acknowledged(self.journal.segment(), number).map_err(|error| self.fatal(error))?;
+        self.high_water.acknowledged(self.journal.segment(), number).map_err(|error| self.fatal(error))?;
         let rows = batch.rows.into_iter().map(|row| (Bytes::from(row.key), row.value.map(Bytes::from)));
         self.shared.overlay_mut().publish(number, batch.revision, bytes, rows);
         Ok(())
@@ -306,7 +309,7 @@ impl Store {
     pub fn close(mut self) -> Result<(), StoreError> {
         self.stop();
         self.shared.check()?;
-        self.shared.high_water.sync()
+        self.high_water.sync()
     }
 
     /// Does the background work that is due, up to one merged layer. Only for a store without threads.

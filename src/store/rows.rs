@@ -111,6 +111,11 @@ impl Rows {
         Ok(rows)
     }
 
+    /// The rows in a base that is only read, whatever its notes say.
+    pub(super) fn of_image(base: Arc<dyn Base>, directory: PathBuf) -> Rows {
+        Rows { base, directory, tally: Mutex::default() }
+    }
+
     /// How far the merge has come.
     pub(super) fn applied(&self) -> Result<Applied, StoreError> {
         let Some(value) = self.base.get(APPLIED).map_err(self.failed("read"))? else {

@@ -23,7 +23,8 @@ pub(super) struct Shared {
     pub segment_bytes: u64,
     pub overlay_bytes: u64,
     pub rows: Rows,
-    pub high_water: HighWater,
+    /// `None` for a store that is only looked at.
+    pub high_water: Option<Arc<HighWater>>,
     /// The last batch of the newest layer that the merge has begun to write into the base.
     pub merging: RwLock<u64>,
     /// Rung under the work's lock whenever something that somebody may wait for has changed.
@@ -64,7 +65,7 @@ pub(super) struct Parts {
     pub segment_bytes: u64,
     pub overlay_bytes: u64,
     pub rows: Rows,
-    pub high_water: HighWater,
+    pub high_water: Option<Arc<HighWater>>,
     pub overlay: Overlay,
     pub merged: Vec<Segment>,
     pub applied_batch: u64,
