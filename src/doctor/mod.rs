@@ -167,6 +167,14 @@ fn report(store: &Path, examined: &Examined, findings: &Findings, is_sound: bool
     let _ = writeln!(text, "DAMAGED");
     let faults: Vec<String> = examined.faults.iter().map(fault).collect();
     list(&mut text, "what is wrong in its files", &faults);
+    if let Some((first, last)) = examined.lost_batches {
+        let _ = writeln!(
+            text,
+            "lost: batches {first} to {last} of the journal were acknowledged, and are not proved; what is proved ends \
+             with revision {}",
+            examined.revision
+        );
+    }
     let lost: Vec<String> = findings.lost_workflows.iter().map(|(id, why)| format!("workflow `{id}`: {why}")).collect();
     list(&mut text, "workflows that are not whole", &lost);
     let lost: Vec<String> = findings.lost_executions.iter().map(|(id, why)| format!("{id}: {why}")).collect();

@@ -20,22 +20,11 @@ use super::sled_files::{Leaf, Place, Table};
 /// How many bytes of rows an open looks through: on the machine of docs/performance.md under a second.
 const OPEN_LIMIT_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Keys of rows that are lost with a leaf.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LostSpan {
-    /// Not before this base key.
-    pub from: Vec<u8>,
-    /// Before this one.
-    pub to: Option<Vec<u8>>,
-}
-
 /// What an audit found.
 #[derive(Debug, Default)]
 pub(super) struct Audit {
     /// What is wrong, in the order of the keys.
     pub faults: Vec<StoreError>,
-    /// The leaves that are not proved.
-    pub lost: Vec<LostSpan>,
     /// Base keys of single rows that are not proved, though their leaves are.
     pub lost_keys: BTreeSet<Vec<u8>>,
     /// How far the merge had come, where that is known.
@@ -100,11 +89,7 @@ impl Audit {
                     bytes += leaf.bytes;
                     audit.leaf(table, index, place, leaf);
                 }
-                Err(error) => {
-                    audit.faults.push(error);
-                    let to = table.end_of(index).map(<[u8]>::to_vec);
-                    audit.lost.push(LostSpan { from: place.low_key.clone(), to });
-                }
+                Err(error) => audit.faults.push(error),
             }
         }
         audit.finish(directory);

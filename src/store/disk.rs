@@ -115,8 +115,8 @@ impl Disk for RealDisk {
         if !take_flock(&file)? {
             return Ok(Lock::Busy { holder: holder(file) });
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
+        // On a full disk there may be no page for it. Who is refused then hears of another process without its number.
+        let _courtesy = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Lock::Held(Box::new(file)))
     }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::audit::{Audit, LostSpan};
+use super::audit::Audit;
 use super::disk::{Disk, Lock};
 use super::error::StoreError;
 use super::format;
@@ -23,7 +23,7 @@ use super::journal;
 use super::overlay::Overlay;
 use super::reader::Reader;
 use super::record::sectors;
-use super::rows::{self, Rows};
+use super::rows::Rows;
 use super::segment::{self, Header};
 use super::shared::{Parts, Shared};
 use super::sled::{Base, BaseBatch, Visit};
@@ -38,8 +38,8 @@ pub struct Examined {
     pub revision: u64,
     /// What is wrong, file by file.
     pub faults: Vec<StoreError>,
-    /// Spans of rows that are lost: keys from the first, before the second.
-    pub lost: Vec<(Key, Option<Key>)>,
+    /// Acknowledged batches that the journal does not prove any more, from the first to the last.
+    pub lost_batches: Option<(u64, u64)>,
     reader: Reader,
 }
 
@@ -78,7 +78,6 @@ pub fn examine(
     };
     faults.extend(audit.faults);
     let applied = audit.applied.unwrap_or_default();
-    let lost = audit.lost.iter().filter_map(rows_of).collect();
     let rows = Rows::of_image(Arc::new(Image::new(table, audit.lost_keys)), rows_directory);
     if applied.batch < reached.merged {
         faults.push(rows.behind(reached.merged));
@@ -88,6 +87,8 @@ pub fn examine(
     let mut salvage = Salvage { disk: &*disk, directory: &journal_directory, store_id, faults: &mut faults };
     salvage.replay(applied.batch, reached, &mut overlay, progress)?;
     let revision = overlay.revision();
+    let (proved, acknowledged) = (overlay.published(), reached.batch.max(reached.merged));
+    let lost_batches = (proved < acknowledged).then_some((proved + 1, acknowledged));
     let shared = Shared::new(Parts {
         disk,
         directory: directory.to_path_buf(),
@@ -98,9 +99,11 @@ pub fn examine(
         overlay,
         merged: Vec::new(),
         applied_batch: applied.batch,
+        ballast_bytes: 0,
+        has_ballast: true,
         lock,
     });
-    Ok(Examined { store_id, revision, faults, lost, reader: Reader { shared: Arc::new(shared) } })
+    Ok(Examined { store_id, revision, faults, lost_batches, reader: Reader { shared: Arc::new(shared) } })
 }
 
 /// The store's id and mark. Where `FORMAT` is damaged, the mark knows the id as well.
@@ -131,17 +134,6 @@ fn identity(disk: &dyn Disk, directory: &Path, faults: &mut Vec<StoreError>) -> 
             Err(_) => Err(error),
         },
     }
-}
-
-/// The keys of rows in a span of the base.
-fn rows_of(span: &LostSpan) -> Option<(Key, Option<Key>)> {
-    let from = match rows::row_of(&span.from) {
-        Some(row) => row.to_vec(),
-        // Chunks and notes are not rows; what lost its chunks was noted by itself.
-        None if span.from.is_empty() || span.from < rows::row_key(b"") => Key::new(),
-        None => return None,
-    };
-    Some((from, span.to.as_deref().and_then(rows::row_of).map(<[u8]>::to_vec)))
 }
 
 /// The journal as far as it is proved.

@@ -109,7 +109,7 @@ impl Shared {
                 Reserve::Wanted => true,
                 Reserve::Ready(_) | Reserve::Missing => !work.merged.is_empty(),
             };
-            !(work.stop || self.is_poisoned() || has_work)
+            !(work.stop || self.is_poisoned() || has_work || work.wants_ballast)
         };
         let work = self.changed.wait_while(work, idle).expect("the work is plain bookkeeping");
         !(work.stop || self.is_poisoned())

@@ -26,6 +26,7 @@
 //! Read [`Store`] first, then `journal`.
 
 mod audit;
+mod ballast;
 pub mod disk;
 mod error;
 mod examine;
@@ -201,7 +202,11 @@ impl Store {
         let high_water = Arc::new(HighWater::open(&*disk, &directory, store_id)?);
         let reached = high_water.reached();
         audit::before_open(&*disk, &rows_directory, reached)?;
+        // sled holds the old and the new state of its metadata at once while it opens.
+        let ballast_bytes = config.segment_bytes / 8 + 2 * sled_files::metadata_bytes(&*disk, &rows_directory)?;
+        ballast::release(&*disk, &directory, ballast_bytes)?;
         let rows = Rows::open(open_base(&rows_directory)?, rows_directory)?;
+        let has_ballast = ballast::hold(&*disk, &directory, ballast_bytes)?;
         let applied = rows.applied()?;
         if applied.batch < reached.merged {
             return Err(rows.behind(reached.merged));
@@ -228,6 +233,8 @@ impl Store {
             overlay,
             merged: recovered.merged,
             applied_batch: applied.batch,
+            ballast_bytes,
+            has_ballast,
             lock,
         }));
         Ok(Store { shared, high_water, journal, store_id, hands: Hands::Writer })
@@ -289,6 +296,11 @@ impl Store {
         let watermark = shared.segment_bytes.saturating_add(shared.segment_bytes / 2);
         let has_space = shared.disk.free_bytes(&shared.directory).is_ok_and(|free| free >= watermark);
         let mut work = shared.work();
+        if has_space && !work.has_ballast {
+            shared.changed.notify_all();
+            work.wants_ballast = true;
+            return false;
+        }
         match work.reserve {
             Reserve::Ready(_) | Reserve::Wanted | Reserve::Taken => has_space && !work.merge_starved,
             Reserve::Missing => {

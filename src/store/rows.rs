@@ -298,11 +298,6 @@ impl Pair {
     }
 }
 
-/// The key of a row, where a key of the base is one.
-pub(super) fn row_of(base_key: &[u8]) -> Option<&[u8]> {
-    base_key.strip_prefix(&[ROW])
-}
-
 /// A stored row; `Err` says what is wrong with it.
 fn value(row_key: &[u8], stored: Bytes) -> Result<Value, &'static str> {
     match unseal(row_key, stored).ok_or("a value does not match its checksum")? {

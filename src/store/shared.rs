@@ -22,6 +22,7 @@ pub(super) struct Shared {
     pub journal_directory: PathBuf,
     pub segment_bytes: u64,
     pub overlay_bytes: u64,
+    pub ballast_bytes: u64,
     pub rows: Rows,
     /// `None` for a store that is only looked at.
     pub high_water: Option<Arc<HighWater>>,
@@ -44,6 +45,10 @@ pub(super) struct Work {
     pub merged: VecDeque<Segment>,
     /// The merge waits for space on the disk.
     pub merge_starved: bool,
+    /// The ballast is whole.
+    pub has_ballast: bool,
+    /// It is not, and there may be room for it.
+    pub wants_ballast: bool,
 }
 
 /// The state of the spare segment.
@@ -69,6 +74,8 @@ pub(super) struct Parts {
     pub overlay: Overlay,
     pub merged: Vec<Segment>,
     pub applied_batch: u64,
+    pub ballast_bytes: u64,
+    pub has_ballast: bool,
     pub lock: Box<dyn Send + Sync>,
 }
 
@@ -81,12 +88,20 @@ impl Shared {
             directory: parts.directory,
             segment_bytes: parts.segment_bytes,
             overlay_bytes: parts.overlay_bytes,
+            ballast_bytes: parts.ballast_bytes,
             rows: parts.rows,
             high_water: parts.high_water,
             merging: RwLock::new(parts.applied_batch),
             changed: Condvar::new(),
             overlay: RwLock::new(parts.overlay),
-            work: Mutex::new(Work { stop: false, reserve: Reserve::Wanted, merged, merge_starved: false }),
+            work: Mutex::new(Work {
+                stop: false,
+                reserve: Reserve::Wanted,
+                merged,
+                merge_starved: false,
+                has_ballast: parts.has_ballast,
+                wants_ballast: false,
+            }),
             poison: OnceLock::new(),
             _lock: parts.lock,
         }

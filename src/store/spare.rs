@@ -10,6 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::ballast;
 use super::disk::{Disk, DiskFile};
 use super::error::StoreError;
 use super::segment::{self, Segment};
@@ -32,6 +33,10 @@ impl Shared {
     ///
     /// A lack of space is noted, not returned: it ends when the disk has room again. Any error is fatal to the store.
     pub(super) fn prepare_spare(&self) -> Result<bool, StoreError> {
+        if std::mem::take(&mut self.work().wants_ballast) {
+            let whole = ballast::hold(&*self.disk, &self.directory, self.ballast_bytes)?;
+            self.work().has_ballast = whole;
+        }
         let journal = &self.journal_directory;
         let (merged, has_spare, wants_spare) = {
             let mut work = self.work();

@@ -148,6 +148,17 @@ pub(super) fn log_end(disk: &dyn Disk, directory: &Path) -> Result<Option<LogEnd
     Ok(None)
 }
 
+/// See [`super::metadata_bytes`].
+pub(super) fn bytes(disk: &dyn Disk, directory: &Path) -> Result<u64, StoreError> {
+    let Some(names) = names(disk, directory)? else { return Ok(0) };
+    let logs = names.logs.iter().map(|log| log_path(directory, *log));
+    let snapshots = names.snapshots.iter().map(|snapshot| snapshot_path(directory, *snapshot));
+    logs.chain(snapshots).try_fold(0, |sum: u64, path| {
+        let length = disk.open_to_read(&path).and_then(|file| file.length());
+        Ok(sum.saturating_add(length.map_err(StoreError::io("measure", &path))?))
+    })
+}
+
 /// The files of the metadata.
 struct Names {
     logs: BTreeSet<u64>,

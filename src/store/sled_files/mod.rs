@@ -162,6 +162,11 @@ pub(super) fn log_end(disk: &dyn Disk, directory: &Path) -> Result<Option<LogEnd
     metadata::log_end(disk, &directory.join(METADATA))
 }
 
+/// The bytes of sled's metadata.
+pub(super) fn metadata_bytes(disk: &dyn Disk, directory: &Path) -> Result<u64, StoreError> {
+    metadata::bytes(disk, &directory.join(METADATA))
+}
+
 fn le_u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?))
 }
