@@ -45,10 +45,11 @@ struct Long {
     seen_crc: u32,
 }
 
-/// Holds sled's files against their promises; the first broken one is the error.
-pub(super) fn before_open(disk: &dyn Disk, directory: &Path, reached: Reached) -> Result<(), StoreError> {
+/// Holds sled's files against their promises; the first broken one is the error. Returns how far the merge has come, `None`
+/// where sled has never been.
+pub(super) fn before_open(disk: &dyn Disk, directory: &Path, reached: Reached) -> Result<Option<Applied>, StoreError> {
     let Some(table) = Table::read(disk, directory, reached.log)? else {
-        return Ok(());
+        return Ok(None);
     };
     let (audit, all) = Audit::run(&table, directory, OPEN_LIMIT_BYTES, &mut |_, _| {})?;
     if !all {
@@ -57,7 +58,8 @@ pub(super) fn before_open(disk: &dyn Disk, directory: &Path, reached: Reached) -
             "the oldest rows were looked through; the others are proved when they are read, or by noxd doctor"
         );
     }
-    audit.faults.into_iter().next().map_or(Ok(()), Err)
+    let applied = audit.applied.unwrap_or_default();
+    audit.faults.into_iter().next().map_or(Ok(Some(applied)), Err)
 }
 
 impl Audit {
@@ -74,7 +76,7 @@ impl Audit {
     ) -> Result<(Audit, bool), StoreError> {
         let mut audit = Audit::default();
         for place in table.others() {
-            if let Some(error) = audit.proved(table.leaf(place))?.err() {
+            if let Some(error) = proved(table.leaf(place))?.err() {
                 audit.faults.push(error);
             }
         }
@@ -84,7 +86,7 @@ impl Audit {
                 return Ok((audit, false));
             }
             progress(index, count);
-            match audit.proved(table.leaf(place))? {
+            match proved(table.leaf(place))? {
                 Ok(leaf) => {
                     bytes += leaf.bytes;
                     audit.leaf(table, index, place, leaf);
@@ -94,16 +96,6 @@ impl Audit {
         }
         audit.finish(directory);
         Ok((audit, true))
-    }
-
-    /// Tells damage from a disk that does not answer.
-    #[expect(clippy::unused_self, reason = "it reads as the audit's own judgement")]
-    fn proved(&self, leaf: Result<Leaf, StoreError>) -> Result<Result<Leaf, StoreError>, StoreError> {
-        match leaf {
-            Err(error @ StoreError::Corrupt { .. }) => Ok(Err(error)),
-            Err(error) => Err(error),
-            Ok(leaf) => Ok(Ok(leaf)),
-        }
     }
 
     fn leaf(&mut self, table: &Table, index: usize, place: &Place, leaf: Leaf) {
@@ -156,5 +148,14 @@ impl Audit {
             );
             self.faults.push(StoreError::corrupt(directory, 0, what));
         }
+    }
+}
+
+/// Tells damage from a disk that does not answer.
+fn proved(leaf: Result<Leaf, StoreError>) -> Result<Result<Leaf, StoreError>, StoreError> {
+    match leaf {
+        Err(error @ StoreError::Corrupt { .. }) => Ok(Err(error)),
+        Err(error) => Err(error),
+        Ok(leaf) => Ok(Ok(leaf)),
     }
 }

@@ -63,7 +63,6 @@ pub use self::error::StoreError;
 pub use self::examine::{Examined, examine};
 use self::high_water::HighWater;
 use self::journal::{Journal, RotateRefused};
-use self::overlay::Overlay;
 pub use self::reader::Reader;
 use self::rows::Rows;
 use self::shared::{Parts, Reserve, Shared, Work};
@@ -201,19 +200,21 @@ impl Store {
 
         let high_water = Arc::new(HighWater::open(&*disk, &directory, store_id)?);
         let reached = high_water.reached();
-        audit::before_open(&*disk, &rows_directory, reached)?;
+        // Everything is judged before anything is changed, sled's files by its own opening included.
+        let audited = audit::before_open(&*disk, &rows_directory, reached)?;
+        let replay = |applied| journal::replay(&*disk, &journal_directory, store_id, applied, reached);
+        let early = audited.map(|applied| replay(applied).map(|replayed| (applied, replayed))).transpose()?;
         // sled holds the old and the new state of its metadata at once while it opens.
         let ballast_bytes = config.segment_bytes / 8 + 2 * sled_files::metadata_bytes(&*disk, &rows_directory)?;
         ballast::release(&*disk, &directory, ballast_bytes)?;
         let rows = Rows::open(open_base(&rows_directory)?, rows_directory)?;
         let has_ballast = ballast::hold(&*disk, &directory, ballast_bytes)?;
         let applied = rows.applied()?;
-        if applied.batch < reached.merged {
+        if applied.batch < reached.merged || early.as_ref().is_some_and(|(audited, _)| *audited != applied) {
             return Err(rows.behind(reached.merged));
         }
-        let mut overlay = Overlay::above(applied);
-        let recovered =
-            journal::recover(Arc::clone(&disk), journal_directory.clone(), store_id, applied, reached, &mut overlay)?;
+        let replayed = early.map_or_else(|| replay(applied), |(_, replayed)| Ok(replayed))?;
+        let (recovered, overlay) = replayed.take_up(Arc::clone(&disk))?;
         let journal = match recovered.journal {
             Some(journal) => journal,
             None => {

@@ -32,12 +32,27 @@ impl Memory {
 
     /// Takes all the space that is left, to the last page.
     fn fill(&self) {
+        self.fill_the_rest(9);
+    }
+
+    /// The same, into another file.
+    fn fill_the_rest(&self, number: u32) {
         use std::io::Write as _;
-        let mut file = std::fs::File::create(self.path("filler")).expect("a file");
+        let mut file = std::fs::File::create(self.path(&format!("filler-{number}"))).expect("a file");
         let mut piece = vec![1; 1024 * 1024];
         while !piece.is_empty() {
             if file.write_all(&piece).is_err() {
                 piece.truncate(piece.len() / 2);
+            }
+        }
+    }
+
+    /// Gives it back.
+    fn empty(&self) {
+        for entry in std::fs::read_dir(self.0.path()).expect("listed") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                std::fs::remove_file(path).expect("removed");
             }
         }
     }
@@ -123,27 +138,23 @@ async fn a_full_disk_stops_new_work_alone_and_only_while_it_is_full() {
         finished.push(id);
     }
 
-    // The same again, as a noxd that is killed finds it. Without a free page sled may not open: said aloud, since more
-    // was hoped for (assurance: it starts, for reading). What holds is that it says why, and that nothing is lost.
-    daemon.kill_now();
-    let starts = daemon.start().await;
-    match starts {
-        Ok(()) => {
-            let refused = load::execute(&mut daemon.workflows().await, WORKFLOW, "while full").await;
-            assert!(is_full(&refused.expect_err("it is still full")));
+    // The same again, as a noxd that is killed finds it, more than once: what a start takes, it gives back.
+    for again in 0..3 {
+        daemon.kill_now();
+        disk.fill_the_rest(again);
+        assert_eq!(disk.free(), 0, "void: there is space");
+        if let Err(status) = daemon.start().await {
+            panic!("S-SAFE-5: it does not start on a full disk: {status}");
         }
-        Err(status) => {
-            assert_eq!(status.code(), Some(1));
-            assert!(daemon.log().contains("No space left on device"), "it says why");
-            tell(&format!("{STORY}: KNOWN DEFECT: with no free page noxd does not start, not even for reading"));
+        let refused = load::execute(&mut daemon.workflows().await, WORKFLOW, "while full").await;
+        assert!(is_full(&refused.expect_err("it is still full")));
+        for id in &finished {
+            assert_eq!(show(&daemon, id).await.status(), WorkflowStatus::Completed, "reads go on");
         }
     }
 
-    std::fs::remove_file(disk.path("filler")).expect("removed");
+    disk.empty();
     let freed = Instant::now();
-    if starts.is_err() {
-        daemon.start().await.expect("it starts when there is space again");
-    }
     for id in &finished {
         assert_eq!(show(&daemon, id).await.status(), WorkflowStatus::Completed, "S-SAFE-1");
     }
