@@ -45,6 +45,8 @@ pub(super) struct Work {
     pub merged: VecDeque<Segment>,
     /// The merge waits for space on the disk.
     pub merge_starved: bool,
+    /// The log says that there is no space for the spare.
+    pub told_missing: bool,
     /// The ballast is whole.
     pub has_ballast: bool,
     /// It is not, and there may be room for it.
@@ -99,6 +101,7 @@ impl Shared {
                 reserve: Reserve::Wanted,
                 merged,
                 merge_starved: false,
+                told_missing: false,
                 has_ballast: parts.has_ballast,
                 wants_ballast: false,
             }),

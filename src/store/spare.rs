@@ -58,9 +58,15 @@ impl Shared {
             None => return Ok(false),
         };
         let reserve = match made {
-            Ok(spare) => Reserve::Ready(spare),
+            Ok(spare) => {
+                self.work().told_missing = false;
+                Reserve::Ready(spare)
+            }
             Err(error) if error.is_no_space() => {
-                tracing::warn!(reason = error.with_causes(), "no space for the next journal segment");
+                // Once for each time that the disk is full, not for each look at it.
+                if !std::mem::replace(&mut self.work().told_missing, true) {
+                    tracing::warn!(reason = error.with_causes(), "no space for the next journal segment");
+                }
                 Reserve::Missing
             }
             Err(error) => return Err(error),
