@@ -118,6 +118,7 @@ pub fn check(examined: &Examined, progress: &mut dyn FnMut(&str, usize)) -> Resu
         due: BTreeMap::new(),
         broken: BTreeMap::new(),
         limits: BTreeMap::new(),
+        has_lost: false,
         outputs: BTreeMap::new(),
         progress,
     };
@@ -140,6 +141,8 @@ struct Check<'a> {
     broken: BTreeMap<Subject, String>,
     /// Limits as noxd's own events set them.
     limits: BTreeMap<Option<Arc<str>>, u32>,
+    /// Some events were lost before: it is a copy that was made then.
+    has_lost: bool,
     /// Outputs that have a row of their own, and their sizes.
     outputs: BTreeMap<ExecutionId, BTreeMap<TaskIndex, u64>>,
     progress: &'a mut dyn FnMut(&str, usize),
@@ -149,6 +152,7 @@ impl Check<'_> {
     fn batches(&mut self, newest: Revision) -> Result<(), ReadError> {
         let (mut next, mut seen) = (1, 0);
         let (findings, due, progress) = (&mut self.findings, &mut self.due, &mut self.progress);
+        let has_lost = &mut self.has_lost;
         each(&self.reader, key::BATCHES, |row, value| {
             seen += 1;
             progress("batches", seen);
@@ -170,6 +174,7 @@ impl Check<'_> {
                 next += u64::from(count);
             }
             for (subject, row) in of_batch {
+                *has_lost |= subject == Subject::Lost;
                 if subject != Subject::Lost {
                     due.entry(subject).or_default().push(row);
                 }
@@ -377,7 +382,7 @@ impl Check<'_> {
             return Ok(());
         }
         let set: BTreeMap<Option<Arc<str>>, u32> = self.reads.limits()?.into_iter().collect();
-        if set != self.limits && self.findings.gaps.is_empty() {
+        if set != self.limits && self.findings.gaps.is_empty() && !self.has_lost {
             self.findings.loose.push("the limits that are set are not those that its events tell of".into());
         }
         Ok(())
