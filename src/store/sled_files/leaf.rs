@@ -87,7 +87,7 @@ impl Leaf {
         take_u64(&mut rest)?;
         take_u64(&mut rest)?;
         let ordered = rows.is_sorted_by(|one, other| one.0 < other.0);
-        (rest.is_empty() && ordered).then(|| Leaf { low_key, rows, bytes: whole.len() as u64 })
+        (rest.is_empty() && ordered).then_some(Leaf { low_key, rows, bytes: whole.len() as u64 })
     }
 }
 
