@@ -381,7 +381,7 @@ impl Check<'_> {
             self.findings.loose.push(format!("noxd's own events: {why}"));
             return Ok(());
         }
-        let set: BTreeMap<Option<Arc<str>>, u32> = self.reads.limits()?.into_iter().collect();
+        let set = self.reads.limits()?.into_iter().map(|limit| (limit.agent, limit.most)).collect::<BTreeMap<_, _>>();
         if set != self.limits && self.findings.gaps.is_empty() && !self.has_lost {
             self.findings.loose.push("the limits that are set are not those that its events tell of".into());
         }
