@@ -15,6 +15,7 @@
 //! | [`api`] | the gRPC services |
 //! | [`cli`] | noxctl, and the client half of `noxd run` |
 //! | [`daemon`], [`config`], [`telemetry`], [`notify`] | composition |
+//! | [`doctor`] | damaged stores, without a daemon |
 //!
 //! Start reading at [`machine::message`], then [`machine::step`].
 
@@ -43,6 +44,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod doctor;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]

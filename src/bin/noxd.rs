@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 use noxd::{
     config::{ConfigError, Settings},
     daemon::{Daemon, RunError, StartError, chain},
+    doctor::{self, DoctorArgs, DoctorError},
     logs::{self, LogsArgs, LogsError},
     notify::Supervisor,
     run::{self, RunArgs, RunFailure},
@@ -48,6 +49,8 @@ enum Command {
     Run(RunArgs),
     /// Show what a task of a finished run wrote
     Logs(LogsArgs),
+    /// Examine the store of a data directory: exits with 0 when it is sound, with 1 when it is damaged
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,8 @@ enum Failure {
     Run(#[from] RunFailure),
     #[error(transparent)]
     Logs(#[from] LogsError),
+    #[error(transparent)]
+    Doctor(#[from] DoctorError),
     #[error("cannot start the runtime")]
     Runtime(#[from] std::io::Error),
 }
@@ -72,7 +77,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             noxd::cli::output::talk(&format!("noxd: {}", chain(&failure)));
             ExitCode::from(match &failure {
-                Failure::Config(_) => 2,
+                Failure::Config(_) | Failure::Doctor(_) => 2,
                 Failure::Run(failure) => failure.exit_code(),
                 _ => 1,
             })
@@ -90,8 +95,18 @@ fn start(command: Command) -> Result<u8, Failure> {
                 logs::print(&args)?;
                 Ok(0)
             }
+            Command::Doctor(args) => {
+                let report = doctor::run(&args, &noxd::cli::output::talk)?;
+                print(&report.text)?;
+                Ok(u8::from(!report.is_sound))
+            }
         }
     })
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().lock().write_all(text.as_bytes())
 }
 
 async fn serve(file: Option<PathBuf>, settings: Settings) -> Result<u8, Failure> {

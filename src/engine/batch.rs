@@ -172,6 +172,8 @@ impl Rows {
                 self.touched.insert(*id);
                 self.execution(*id, events, state);
             }
+            // Nothing that happens is about nobody.
+            Subject::Lost => {}
         }
     }
 

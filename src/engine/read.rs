@@ -351,6 +351,7 @@ impl Reads {
         let of_batch = first.max(after.saturating_add(1))..revision;
         for (subject, first) in subjects {
             let (prefix, row_key, workflow) = match subject {
+                Subject::Lost => continue,
                 Subject::Workflow(id) => {
                     (key::workflow_events_of(id), key::workflow_events(id, first), Some(id.clone()))
                 }

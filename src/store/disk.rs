@@ -26,6 +26,8 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens an existing file for reading alone.
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Renames within one directory, replacing what stood there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -36,6 +38,8 @@ pub trait Disk: Send + Sync {
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
     /// Takes the exclusive lock on a file without waiting, creating the file when it is missing.
     fn lock(&self, path: &Path) -> io::Result<Lock>;
+    /// Takes the same lock and changes nothing: a missing file stays missing, and nobody holds a lock on it.
+    fn lock_to_read(&self, path: &Path) -> io::Result<Lock>;
 }
 
 /// The bytes of one file.
@@ -85,6 +89,10 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(File::open(path)?)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -104,23 +112,39 @@ impl Disk for RealDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                // The pid is a courtesy to the reader of the message: a file that cannot be read costs only that.
-                let holder = match file.take(32).read_to_string(&mut text) {
-                    Ok(_) => text.trim().parse().ok(),
-                    Err(_) => None,
-                };
-                return Ok(Lock::Busy { holder });
-            }
-            Err(error) => return Err(error.into()),
+        if !take_flock(&file)? {
+            return Ok(Lock::Busy { holder: holder(file) });
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
+        // On a full disk there may be no page for it. Who is refused then hears of another process without its number.
+        let _courtesy = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Lock::Held(Box::new(file)))
     }
+
+    fn lock_to_read(&self, path: &Path) -> io::Result<Lock> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lock::Held(Box::new(()))),
+            Err(error) => return Err(error),
+        };
+        Ok(if take_flock(&file)? { Lock::Held(Box::new(file)) } else { Lock::Busy { holder: holder(file) } })
+    }
+}
+
+/// Whether the lock could be had.
+fn take_flock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The process that wrote itself into a lock. It is a courtesy to the reader of the message: a file that cannot be read
+/// costs only that.
+fn holder(file: File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// An open file of the machine.

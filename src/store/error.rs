@@ -29,7 +29,7 @@ pub enum StoreError {
     },
     /// Bytes that were durable are no longer what was written. The store refuses rather than guess.
     #[error(
-        "{file} is corrupt at byte {offset}: {what}; noxd does not guess: restore a backup, or keep the directory for examination and begin with a new one"
+        "{file} is corrupt at byte {offset}: {what}; noxd does not guess: `noxd doctor` on the data directory tells what is affected, and can copy what is sound to a new one"
     )]
     Corrupt {
         /// The damaged file (for the merged rows: their directory, which only sled can look into).
@@ -80,7 +80,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// sled did not finish opening in time: damaged metadata can make it spin for ever.
-    #[error("{directory} could not be opened within {} s; its metadata may be damaged: restore a backup", .limit.as_secs())]
+    #[error("{directory} could not be opened within {} s; its files may be damaged: see `noxd doctor`", .limit.as_secs())]
     OpenStalled {
         /// sled's directory.
         directory: PathBuf,

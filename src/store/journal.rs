@@ -1,11 +1,12 @@
 //! The journal: the point of durability. It appends batches to the newest segment and finds them again at open.
 //!
 //! It neither prepares segments (see [`super::spare`]) nor keeps rows (see [`super::overlay`]), and it holds no lock: the
-//! one writer owns it. Read [`Journal::append`] for the hot path and [`recover`] for the rules of an open:
+//! one writer owns it. Read [`Journal::append`] for the hot path and [`replay`] for the rules of an open:
 //!
 //! * Segments whose batches are all merged are handed back; the others follow each other without a gap, in their
 //!   sequence and in the numbers of their batches, and begin no later than right after the last merged batch.
 //! * Only the newest may end in a torn record, which is zeroed and synced before anything is appended.
+//! * They hold every batch that the high-water mark says was acknowledged.
 //! * Anything else is [`StoreError::Corrupt`].
 
 use std::path::{Path, PathBuf};
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use super::RowWrite;
 use super::disk::{Disk, DiskFile};
 use super::error::StoreError;
+use super::high_water::Reached;
 use super::overlay::Overlay;
 use super::record::{self, Tags};
 use super::rows::Applied;
-use super::segment::{self, HEADER_BYTES, Header, Segment};
+use super::segment::{self, HEADER_BYTES, Header, Scan, Segment};
 use super::spare::Spare;
 
 /// The writer's end of the journal.
@@ -50,6 +52,11 @@ impl Journal {
     ) -> Result<Journal, StoreError> {
         let active = begin_segment(&*disk, &directory, store_id, 1, 1, spare).map_err(|refused| refused.error)?;
         Ok(Journal { disk, directory, store_id, active, next_batch: 1, frame: Vec::new() })
+    }
+
+    /// The segment that is written to.
+    pub(super) fn segment(&self) -> u64 {
+        self.active.sequence
     }
 
     /// Whether a record of `extent` bytes fits into the segment.
@@ -122,26 +129,38 @@ pub(super) struct Recovered {
     pub merged: Vec<Segment>,
 }
 
-/// Reads the journal of a store whose base has come as far as `applied`, and publishes what is beyond it.
-///
-/// # Errors
-/// [`StoreError::Corrupt`] when the journal is not what a crash could have left; nothing was changed then.
-pub(super) fn recover(
-    disk: Arc<dyn Disk>,
+/// A journal that was read, and not touched yet.
+pub(super) struct Replayed {
     directory: PathBuf,
     store_id: u128,
+    merged: Vec<Segment>,
+    newest: Option<(Found, Scan)>,
+    /// What is beyond the base.
+    pub overlay: Overlay,
+}
+
+/// Reads the journal of a store whose base has come as far as `applied`. It changes nothing.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when the journal is not what a crash could have left.
+pub(super) fn replay(
+    disk: &dyn Disk,
+    directory: &Path,
+    store_id: u128,
     applied: Applied,
-    overlay: &mut Overlay,
-) -> Result<Recovered, StoreError> {
-    let mut found = open_segments(&*disk, &directory, store_id)?;
+    reached: Reached,
+) -> Result<Replayed, StoreError> {
+    let mut overlay = Overlay::above(applied);
+    let mut found = open_segments(disk, directory, store_id)?;
     // All batches of a segment are merged when the next one begins no later than right after the last merged batch.
     let is_merged = |next: &Found| next.header.first_batch <= applied.batch.saturating_add(1);
     let merged_count = found.iter().skip(1).take_while(|next| is_merged(next)).count();
     let merged: Vec<_> = found.drain(..merged_count).map(|found| found.closed()).collect();
+    let directory = directory.to_path_buf();
     let Some(first) = found.first() else {
-        return match applied.batch {
-            0 => Ok(Recovered { journal: None, merged }),
-            batch => Err(gone(&directory, format!("there is no segment, but {batch} batches were merged"))),
+        return match applied.batch.max(reached.batch) {
+            0 => Ok(Replayed { directory, store_id, merged, newest: None, overlay }),
+            batch => Err(gone(&directory, format!("there is no segment, but {batch} batches were committed"))),
         };
     };
     if first.header.first_batch > applied.batch.saturating_add(1) {
@@ -150,8 +169,8 @@ pub(super) fn recover(
     }
 
     let mut next = (first.header.sequence, first.header.first_batch);
-    let newest = found.len() - 1;
-    let mut active = None;
+    let last = found.len() - 1;
+    let mut newest = None;
     for (index, found) in found.into_iter().enumerate() {
         if (found.header.sequence, found.header.first_batch) != next {
             let what = format!("segment {:016x} with batch {} is due here: a gap", next.0, next.1);
@@ -165,8 +184,8 @@ pub(super) fn recover(
             }
         })?;
         next = (next.0.saturating_add(1), scan.next_batch);
-        if index == newest {
-            active = Some((found, scan));
+        if index == last {
+            newest = Some((found, scan));
         } else if scan.torn {
             let what = "a record was never finished, but another segment follows";
             return Err(StoreError::corrupt(&found.path, scan.tail, what));
@@ -174,24 +193,39 @@ pub(super) fn recover(
             overlay.seal(found.closed());
         }
     }
-    let (found, scan) = active.expect("there is a first segment, so there is a newest");
-    if scan.next_batch <= applied.batch {
-        let what = format!("the journal ends before batch {}, which was merged", applied.batch);
-        return Err(StoreError::corrupt(&found.path, scan.tail, what));
+    if let Some((found, scan)) = &newest {
+        if scan.next_batch <= applied.batch {
+            let what = format!("the journal ends before batch {}, which was merged", applied.batch);
+            return Err(StoreError::corrupt(&found.path, scan.tail, what));
+        }
+        if scan.next_batch <= reached.batch {
+            return Err(lost_end(&directory, &found.path, found.header.sequence, *scan, reached));
+        }
     }
-    if scan.torn {
-        tracing::info!(file = %found.path.display(), offset = scan.tail, "dropping a batch that was never acknowledged");
-        segment::fill_with_zeros(&*found.file, scan.tail, found.header.length)
-            .map_err(StoreError::io("clear the unfinished end of", &found.path))?;
+    Ok(Replayed { directory, store_id, merged, newest, overlay })
+}
+
+impl Replayed {
+    /// Makes what was read durable, drops a record that was never finished, and goes on where the journal ends.
+    pub(super) fn take_up(self, disk: Arc<dyn Disk>) -> Result<(Recovered, Overlay), StoreError> {
+        let Replayed { directory, store_id, merged, newest, overlay } = self;
+        let Some((found, scan)) = newest else {
+            return Ok((Recovered { journal: None, merged }, overlay));
+        };
+        if scan.torn {
+            tracing::info!(file = %found.path.display(), offset = scan.tail, "dropping a batch that was never acknowledged");
+            segment::fill_with_zeros(&*found.file, scan.tail, found.header.length)
+                .map_err(StoreError::io("clear the unfinished end of", &found.path))?;
+        }
+        // A process that was killed between write and sync leaves a whole record, or the name of a segment, that only
+        // the page cache holds. It is about to be shown to readers and built upon, so it must not be lost any more.
+        found.file.sync_data().map_err(StoreError::io("sync", &found.path))?;
+        disk.sync_directory(&directory).map_err(StoreError::io("sync", &directory))?;
+        let Found { file, path, header } = found;
+        let active = Active { file, path, sequence: header.sequence, length: header.length, tail: scan.tail };
+        let journal = Journal { disk, directory, store_id, active, next_batch: scan.next_batch, frame: Vec::new() };
+        Ok((Recovered { journal: Some(journal), merged }, overlay))
     }
-    // A process that was killed between write and sync leaves a whole record, or the name of a segment, that only the
-    // page cache holds. It is about to be shown to readers and built upon, so it must not be lost any more.
-    found.file.sync_data().map_err(StoreError::io("sync", &found.path))?;
-    disk.sync_directory(&directory).map_err(StoreError::io("sync", &directory))?;
-    let Found { file, path, header } = found;
-    let active = Active { file, path, sequence: header.sequence, length: header.length, tail: scan.tail };
-    let journal = Journal { disk, directory, store_id, active, next_batch: scan.next_batch, frame: Vec::new() };
-    Ok(Recovered { journal: Some(journal), merged })
 }
 
 /// A segment on the disk with a sound header.
@@ -229,6 +263,20 @@ fn open_segments(disk: &dyn Disk, directory: &Path, store_id: u128) -> Result<Ve
         Ok(Found { file, path, header })
     };
     sequences.into_iter().map(open).collect()
+}
+
+/// The newest segment does not hold all that was acknowledged.
+pub(super) fn lost_end(directory: &Path, newest: &Path, sequence: u64, scan: Scan, reached: Reached) -> StoreError {
+    let batch = reached.batch;
+    if sequence < reached.segment {
+        let what = format!("it is missing, and batch {batch} was acknowledged in it");
+        return StoreError::corrupt(&segment::path(directory, reached.segment), 0, what);
+    }
+    StoreError::corrupt(
+        newest,
+        scan.tail,
+        format!("the journal ends here, before batch {batch}, which was acknowledged"),
+    )
 }
 
 fn gone(directory: &Path, what: String) -> StoreError {

@@ -15,15 +15,19 @@ use super::overlay::Layer;
 use super::rows::{Applied, Rows};
 use super::shared::{Reserve, Shared};
 use super::sled::BaseBatch;
+use super::sled_files;
 
 /// What one batch for sled holds at most (a single row may exceed it): sled keeps the leaves of a batch locked while
 /// it applies it, and readers wait for them.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Few in this room's tests, so that there as well a layer takes several batches and a crash can fall between them.
 const BATCH_WRITES: usize = if cfg!(test) { 3 } else { 1024 };
-/// Space that sled needs for a merge: leaves are written anew before the old ones are freed.
-const SPACE_PER_LAYER_BYTE: u64 = 2;
+/// Space that sled needs for what it is given: leaves are written anew before the old ones are freed.
+const SPACE_PER_BYTE: u64 = 2;
 const SPACE_BYTES: u64 = 1024 * 1024;
+/// What sled is given between two flushes at most (a single row may exceed it). A flush frees what was replaced, so a
+/// layer needs no more space at once than a part of it, and can be merged on a disk that is nearly full.
+const PART_BYTES: u64 = 4 * 1024 * 1024;
 /// How often a merge that waits for space on the disk looks again.
 const STARVED_RETRY: Duration = Duration::from_secs(1);
 /// The lowest CPU priority there is.
@@ -38,15 +42,18 @@ impl Shared {
         let Some(layer) = self.overlay().oldest() else {
             return Ok(false);
         };
-        if !self.has_space_for(&layer)? {
+        // From here on the base may show batches that a reader's copy of the overlay does not know of.
+        *self.merging.write().expect("nobody panics while holding the number") = layer.last_batch();
+        if !self.apply(&layer)? {
             self.work().merge_starved = true;
             self.changed.notify_all();
             return Ok(false);
         }
-        // From here on the base may show batches that a reader's copy of the overlay does not know of.
-        *self.merging.write().expect("nobody panics while holding the number") = layer.last_batch();
-        apply(&self.rows, &layer)?;
         self.rows.flush()?;
+        if let Some(high_water) = &self.high_water {
+            let log = sled_files::log_end(&*self.disk, &self.directory.join(super::ROWS))?;
+            high_water.merged(layer.last_batch(), log)?;
+        }
         self.overlay_mut().retire_oldest();
         let mut work = self.work();
         work.merged.extend(layer.segment().cloned());
@@ -55,10 +62,42 @@ impl Shared {
     }
 
     /// sled cannot survive a full disk, so it is not let near one.
-    fn has_space_for(&self, layer: &Layer) -> Result<bool, StoreError> {
+    fn has_space_for(&self, bytes: u64) -> Result<bool, StoreError> {
         let free = self.disk.free_bytes(&self.directory);
         let free = free.map_err(StoreError::io("measure the free space of", &self.directory))?;
-        Ok(free >= layer.bytes().saturating_mul(SPACE_PER_LAYER_BYTE).saturating_add(SPACE_BYTES))
+        Ok(free >= bytes.saturating_mul(SPACE_PER_BYTE).saturating_add(SPACE_BYTES))
+    }
+
+    /// Applies a layer in bounded batches, the note of how far it reaches in the last one. Returns `false` when the disk
+    /// has no room for the next part: what was applied is applied again later, and nobody sees it before.
+    fn apply(&self, layer: &Layer) -> Result<bool, StoreError> {
+        let mut batch = BaseBatch::new();
+        let (mut bytes, mut part) = (0, 0);
+        let mut left = layer.bytes();
+        if !self.has_space_for(left.min(PART_BYTES))? {
+            return Ok(false);
+        }
+        for (key, value) in layer.rows() {
+            let size = key.len() as u64 + value.as_ref().map_or(0, |value| value.len() as u64);
+            if part > 0 && part + size > PART_BYTES {
+                self.rows.apply(std::mem::take(&mut batch))?;
+                self.rows.flush()?;
+                (bytes, part) = (0, 0);
+                if !self.has_space_for(left.min(PART_BYTES.max(size)))? {
+                    return Ok(false);
+                }
+            }
+            part += size;
+            left = left.saturating_sub(size);
+            bytes += self.rows.writes_for(key, value.as_ref(), &mut batch)?;
+            if bytes >= BATCH_BYTES || batch.len() >= BATCH_WRITES {
+                self.rows.apply(std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+        }
+        batch.push(Rows::applied_write(Applied { batch: layer.last_batch(), revision: layer.revision() }));
+        self.rows.apply(batch)?;
+        Ok(true)
     }
 
     fn merge_until_stopped(&self) -> Result<(), StoreError> {
@@ -104,26 +143,11 @@ impl Shared {
                 Reserve::Wanted => true,
                 Reserve::Ready(_) | Reserve::Missing => !work.merged.is_empty(),
             };
-            !(work.stop || self.is_poisoned() || has_work)
+            !(work.stop || self.is_poisoned() || has_work || work.wants_ballast)
         };
         let work = self.changed.wait_while(work, idle).expect("the work is plain bookkeeping");
         !(work.stop || self.is_poisoned())
     }
-}
-
-/// Applies a layer in bounded batches, the note of how far it reaches in the last one.
-fn apply(rows: &Rows, layer: &Layer) -> Result<(), StoreError> {
-    let mut batch = BaseBatch::new();
-    let mut bytes = 0;
-    for (key, value) in layer.rows() {
-        bytes += rows.writes_for(key, value.as_ref(), &mut batch)?;
-        if bytes >= BATCH_BYTES || batch.len() >= BATCH_WRITES {
-            rows.apply(std::mem::take(&mut batch))?;
-            bytes = 0;
-        }
-    }
-    batch.push(Rows::applied_write(Applied { batch: layer.last_batch(), revision: layer.revision() }));
-    rows.apply(batch)
 }
 
 /// Starts the two background threads. They end when [`super::shared::Work::stop`] is set or the store is poisoned.

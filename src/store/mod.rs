@@ -25,9 +25,13 @@
 //!
 //! Read [`Store`] first, then `journal`.
 
+mod audit;
+mod ballast;
 pub mod disk;
 mod error;
+mod examine;
 mod format;
+mod high_water;
 mod journal;
 pub mod layout;
 mod merge;
@@ -39,6 +43,7 @@ mod segment;
 mod shared;
 pub mod simulated;
 pub mod sled;
+mod sled_files;
 mod span;
 mod spare;
 #[cfg(test)]
@@ -55,8 +60,9 @@ use bytes::Bytes;
 use self::disk::Lock;
 pub use self::disk::{Disk, DiskFile, RealDisk};
 pub use self::error::StoreError;
+pub use self::examine::{Examined, examine};
+use self::high_water::HighWater;
 use self::journal::{Journal, RotateRefused};
-use self::overlay::Overlay;
 pub use self::reader::Reader;
 use self::rows::Rows;
 use self::shared::{Parts, Reserve, Shared, Work};
@@ -131,6 +137,7 @@ const ROWS: &str = "rows";
 /// reason, readers go on, and the next open decides what is true.
 pub struct Store {
     shared: Arc<Shared>,
+    high_water: Arc<HighWater>,
     journal: Journal,
     store_id: u128,
     hands: Hands,
@@ -191,11 +198,23 @@ impl Store {
         }
         disk.sync_directory(&directory).map_err(StoreError::io("sync", &directory))?;
 
-        let rows = Rows::new(open_base(&rows_directory)?, rows_directory);
+        let high_water = Arc::new(HighWater::open(&*disk, &directory, store_id)?);
+        let reached = high_water.reached();
+        // Everything is judged before anything is changed, sled's files by its own opening included.
+        let audited = audit::before_open(&*disk, &rows_directory, reached)?;
+        let replay = |applied| journal::replay(&*disk, &journal_directory, store_id, applied, reached);
+        let early = audited.map(|applied| replay(applied).map(|replayed| (applied, replayed))).transpose()?;
+        // sled holds the old and the new state of its metadata at once while it opens.
+        let ballast_bytes = config.segment_bytes / 8 + 2 * sled_files::metadata_bytes(&*disk, &rows_directory)?;
+        ballast::release(&*disk, &directory, ballast_bytes)?;
+        let rows = Rows::open(open_base(&rows_directory)?, rows_directory)?;
+        let has_ballast = ballast::hold(&*disk, &directory, ballast_bytes)?;
         let applied = rows.applied()?;
-        let mut overlay = Overlay::above(applied);
-        let recovered =
-            journal::recover(Arc::clone(&disk), journal_directory.clone(), store_id, applied, &mut overlay)?;
+        if applied.batch < reached.merged || early.as_ref().is_some_and(|(audited, _)| *audited != applied) {
+            return Err(rows.behind(reached.merged));
+        }
+        let replayed = early.map_or_else(|| replay(applied), |(_, replayed)| Ok(replayed))?;
+        let (recovered, overlay) = replayed.take_up(Arc::clone(&disk))?;
         let journal = match recovered.journal {
             Some(journal) => journal,
             None => {
@@ -211,17 +230,20 @@ impl Store {
             segment_bytes: config.segment_bytes,
             overlay_bytes: config.overlay_bytes,
             rows,
+            high_water: Some(Arc::clone(&high_water)),
             overlay,
             merged: recovered.merged,
             applied_batch: applied.batch,
+            ballast_bytes,
+            has_ballast,
             lock,
         }));
-        Ok(Store { shared, journal, store_id, hands: Hands::Writer })
+        Ok(Store { shared, high_water, journal, store_id, hands: Hands::Writer })
     }
 
     /// Commits a batch: when it returns, the batch is durable and visible.
     ///
-    /// It takes one write and one `fdatasync`. Once in a segment it also waits for the next segment, and for the merge
+    /// It takes two writes, of the record and of the high-water mark, and one `fdatasync`. Once in a segment it also waits for the next segment, and for the merge
     /// when too much is unmerged.
     ///
     /// # Errors
@@ -230,6 +252,7 @@ impl Store {
     pub fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.make_room(&batch)?;
         let (number, bytes) = self.journal.append(batch.revision, &batch.rows).map_err(|error| self.fatal(error))?;
+        self.high_water.acknowledged(self.journal.segment(), number).map_err(|error| self.fatal(error))?;
         let rows = batch.rows.into_iter().map(|row| (Bytes::from(row.key), row.value.map(Bytes::from)));
         self.shared.overlay_mut().publish(number, batch.revision, bytes, rows);
         Ok(())
@@ -274,6 +297,11 @@ impl Store {
         let watermark = shared.segment_bytes.saturating_add(shared.segment_bytes / 2);
         let has_space = shared.disk.free_bytes(&shared.directory).is_ok_and(|free| free >= watermark);
         let mut work = shared.work();
+        if has_space && !work.has_ballast {
+            shared.changed.notify_all();
+            work.wants_ballast = true;
+            return false;
+        }
         match work.reserve {
             Reserve::Ready(_) | Reserve::Wanted | Reserve::Taken => has_space && !work.merge_starved,
             Reserve::Missing => {
@@ -293,7 +321,8 @@ impl Store {
     /// [`StoreError::Poisoned`] when the store has failed before.
     pub fn close(mut self) -> Result<(), StoreError> {
         self.stop();
-        self.shared.check()
+        self.shared.check()?;
+        self.high_water.sync()
     }
 
     /// Does the background work that is due, up to one merged layer. Only for a store without threads.

@@ -198,7 +198,7 @@ pub(super) fn first_nonzero(bytes: &[u8]) -> Option<usize> {
 }
 
 /// A well-spread function of 64 bits (splitmix64's finaliser).
-fn mix(value: u64) -> u64 {
+pub(super) fn mix(value: u64) -> u64 {
     let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

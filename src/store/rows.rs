@@ -5,16 +5,19 @@
 //! | key | value |
 //! |---|---|
 //! | `00` `applied` | the last merged batch and its revision, 8 bytes each |
-//! | `10` row key | the row, or for a long one its length (8) and number of chunks (4) |
+//! | `00` `tally` | how many rows there are (8), and the sum of their marks (8): see [`Tally`] |
+//! | `10` row key | the row, or for a long one its length (8), number of chunks (4) and crc32c (4) |
 //! | `20` key length (4, big-endian) row key, index (4, big-endian) | one chunk of a long row |
 //!
 //! Every value begins with a crc32c over its key and the rest, then a byte that tells which of these it is: sled checks
 //! its own pages, but not that a page is the one that belongs here. Long rows are cut into chunks since sled rewrites a
 //! whole leaf, 64 rows, whenever one of them changes.
 //!
+//! A checksum cannot tell of a row that is gone, or that is an older one with the right checksum. The tally can: it goes
+//! into every batch, and [`super::audit`] holds it against the rows at each open.
+//!
 //! This file neither knows the overlay nor decides when to merge. Start with [`Rows::walk`] and [`Rows::writes_for`].
 
-use std::collections::HashSet;
 use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -22,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use bytes::{BufMut, Bytes};
 
 use super::error::StoreError;
-use super::record::{le_u32, le_u64};
+use super::record::{le_u32, le_u64, mix};
 use super::sled::{Base, BaseBatch, Visit};
 use super::span::{Direction, Span};
 
@@ -33,6 +36,7 @@ const META: u8 = 0x00;
 const ROW: u8 = 0x10;
 const CHUNK: u8 = 0x20;
 const APPLIED: &[u8] = b"\x00applied";
+const TALLY: &[u8] = b"\x00tally";
 
 const KIND_WHOLE: u8 = 0;
 const KIND_CHUNKED: u8 = 1;
@@ -56,50 +60,60 @@ pub(super) enum Value {
     /// The row itself.
     Whole(Bytes),
     /// A long row: its length in bytes and the number of its chunks, which are under keys of their own.
-    Chunked { length: u64, chunks: u32 },
+    Chunked { length: u64, chunks: u32, crc: u32 },
+}
+
+/// Which rows there are, in two numbers: kept with the rows, batch by batch, and counted anew when they are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// How many; the chunks of long rows are not counted, as their heads speak for them.
+    pub rows: u64,
+    /// The sum of their marks, whatever their order.
+    pub sum: u64,
+}
+
+impl Tally {
+    /// Counts a row, as stored under its base key.
+    pub(super) fn add(&mut self, key: &[u8], stored: &[u8]) {
+        self.rows = self.rows.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(mark(key, stored));
+    }
+
+    fn remove(&mut self, key: &[u8], stored: &[u8]) {
+        self.rows = self.rows.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(mark(key, stored));
+    }
+}
+
+/// A number that depends on a row's key and, by its checksum, on its value.
+fn mark(key: &[u8], stored: &[u8]) -> u64 {
+    let crc = stored.first_chunk().map_or(0, |crc| u32::from_le_bytes(*crc));
+    mix(u64::from(crc32c::crc32c(key)) << 32 | u64::from(crc))
 }
 
 /// The merged rows.
 pub(super) struct Rows {
     base: Arc<dyn Base>,
     directory: PathBuf,
-    /// Which rows have chunks; looked up once, by the first merge.
-    chunked: Mutex<Option<Chunked>>,
-}
-
-/// The keys of the rows that have chunks, so that a merge need not look for the chunks of every other row.
-enum Chunked {
-    These(HashSet<Vec<u8>>),
-    /// More than are kept in memory: the rows themselves tell.
-    TooMany,
-}
-
-/// Rows with chunks whose keys are kept. Each has 256 KiB at least.
-const CHUNKED_KNOWN: usize = 4_096;
-
-impl Chunked {
-    fn may_have(&self, key: &[u8]) -> bool {
-        match self {
-            Chunked::These(keys) => keys.contains(key),
-            Chunked::TooMany => true,
-        }
-    }
-
-    /// Takes note of a row that is about to get chunks. One that loses them again stays noted, which costs a look.
-    fn note(&mut self, key: &[u8]) {
-        if let Chunked::These(keys) = self {
-            keys.insert(key.to_vec());
-            if keys.len() > CHUNKED_KNOWN {
-                *self = Chunked::TooMany;
-            }
-        }
-    }
+    /// As after the writes that were made last; the merge alone changes it.
+    tally: Mutex<Tally>,
 }
 
 impl Rows {
     /// The rows in `base`; `directory` is named in errors.
-    pub(super) fn new(base: Arc<dyn Base>, directory: PathBuf) -> Rows {
-        Rows { base, directory, chunked: Mutex::new(None) }
+    pub(super) fn open(base: Arc<dyn Base>, directory: PathBuf) -> Result<Rows, StoreError> {
+        let mut rows = Rows { base, directory, tally: Mutex::default() };
+        if let Some(value) = rows.base.get(TALLY).map_err(rows.failed("read"))? {
+            rows.tally = Mutex::new(tally(&value).ok_or_else(|| rows.corrupt(TALLY, "the tally is malformed"))?);
+        } else if rows.applied()? != Applied::default() {
+            return Err(rows.corrupt(TALLY, "the tally of the merged rows is missing"));
+        }
+        Ok(rows)
+    }
+
+    /// The rows in a base that is only read, whatever its notes say.
+    pub(super) fn of_image(base: Arc<dyn Base>, directory: PathBuf) -> Rows {
+        Rows { base, directory, tally: Mutex::default() }
     }
 
     /// How far the merge has come.
@@ -107,10 +121,7 @@ impl Rows {
         let Some(value) = self.base.get(APPLIED).map_err(self.failed("read"))? else {
             return Ok(Applied::default());
         };
-        match self.unseal(APPLIED, value)? {
-            (KIND_META, body) if body.len() == 16 => Ok(Applied { batch: le_u64(&body), revision: le_u64(&body[8..]) }),
-            _ => Err(self.corrupt(APPLIED, "the note of what was merged is malformed")),
-        }
+        applied(&value).ok_or_else(|| self.corrupt(APPLIED, "the note of what was merged is malformed"))
     }
 
     /// The write that says how far the merge has come; it goes into the last batch of a layer.
@@ -130,13 +141,25 @@ impl Rows {
         batch: &mut BaseBatch,
     ) -> Result<usize, StoreError> {
         let row_key = row_key(key);
-        let old_chunks = self.chunks_of(key, &row_key, value)?;
+        let mut tally = self.tally.lock().expect("nobody panics while counting");
+        // The leaf of the row is about to be written: looking into it first costs no further read.
+        let old_chunks = match self.base.get(&row_key).map_err(self.failed("read"))? {
+            Some(old) => {
+                tally.remove(&row_key, &old);
+                match self.value(key, old)? {
+                    Value::Chunked { chunks, .. } => chunks,
+                    Value::Whole(_) => 0,
+                }
+            }
+            None => 0,
+        };
         let before = batch.len();
         let mut chunks = 0;
         match value {
             None => batch.push((row_key, None)),
             Some(value) if value.len() <= CHUNK_BYTES => {
                 let sealed = seal(&row_key, KIND_WHOLE, value);
+                tally.add(&row_key, &sealed);
                 batch.push((row_key, Some(sealed)));
             }
             Some(value) => {
@@ -148,7 +171,9 @@ impl Rows {
                 }
                 let mut body = (value.len() as u64).to_le_bytes().to_vec();
                 body.put_u32_le(chunks);
+                body.put_u32_le(crc32c::crc32c(value));
                 let sealed = seal(&row_key, KIND_CHUNKED, &body);
+                tally.add(&row_key, &sealed);
                 batch.push((row_key, Some(sealed)));
             }
         }
@@ -156,51 +181,11 @@ impl Rows {
         Ok(batch[before..].iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum())
     }
 
-    /// How many chunks the row has before it becomes `value`.
-    fn chunks_of(&self, key: &[u8], row_key: &[u8], value: Option<&Bytes>) -> Result<u32, StoreError> {
-        let mut chunked = self.chunked.lock().expect("nobody panics while holding the keys");
-        let known = match &mut *chunked {
-            Some(known) => known,
-            unknown => unknown.insert(self.find_chunked()?),
-        };
-        let may_have = known.may_have(key);
-        if value.is_some_and(|value| value.len() > CHUNK_BYTES) {
-            known.note(key);
-        }
-        if !may_have {
-            return Ok(0);
-        }
-        match self.base.get(row_key).map_err(self.failed("read"))? {
-            Some(old) => match self.value(key, old)? {
-                Value::Chunked { chunks, .. } => Ok(chunks),
-                Value::Whole(_) => Ok(0),
-            },
-            None => Ok(0),
-        }
-    }
-
-    /// Finds the rows that have chunks: one step for each.
-    fn find_chunked(&self) -> Result<Chunked, StoreError> {
-        let mut keys = HashSet::new();
-        let mut from = vec![CHUNK];
-        loop {
-            let mut found = None;
-            let visit: Visit<'_> = &mut |key, _| {
-                found = row_of_chunk(key).map(<[u8]>::to_vec);
-                ControlFlow::Break(())
-            };
-            self.base.ascend(&from, visit).map_err(self.failed("scan"))?;
-            let Some(key) = found else { return Ok(Chunked::These(keys)) };
-            if keys.len() >= CHUNKED_KNOWN {
-                return Ok(Chunked::TooMany);
-            }
-            from = chunk_key(&key, u32::MAX);
-            keys.insert(key);
-        }
-    }
-
-    /// Applies one atomic batch; not durable before [`Rows::flush`].
-    pub(super) fn apply(&self, batch: BaseBatch) -> Result<(), StoreError> {
+    /// Applies one atomic batch, with the tally as it is after it; not durable before [`Rows::flush`].
+    pub(super) fn apply(&self, mut batch: BaseBatch) -> Result<(), StoreError> {
+        let Tally { rows, sum } = *self.tally.lock().expect("nobody panics while counting");
+        let body = [rows.to_le_bytes(), sum.to_le_bytes()].concat();
+        batch.push((TALLY.to_vec(), Some(seal(TALLY, KIND_META, &body))));
         self.base.apply(batch).map_err(self.failed("apply a batch"))
     }
 
@@ -238,45 +223,36 @@ impl Rows {
     /// Checks a stored row.
     pub(super) fn value(&self, key: &[u8], stored: Bytes) -> Result<Value, StoreError> {
         let row_key = row_key(key);
-        match self.unseal(&row_key, stored)? {
-            (KIND_WHOLE, body) => Ok(Value::Whole(body)),
-            (KIND_CHUNKED, body) if body.len() == 12 => {
-                Ok(Value::Chunked { length: le_u64(&body), chunks: le_u32(&body[8..]) })
-            }
-            _ => Err(self.corrupt(&row_key, "the row is malformed")),
-        }
+        value(&row_key, stored).map_err(|what| self.corrupt(&row_key, what))
     }
 
     /// Fetches the chunks of a long row.
     pub(super) fn complete(&self, key: &[u8], value: Value) -> Result<Bytes, StoreError> {
-        let (length, chunks) = match value {
+        let (length, chunks, crc) = match value {
             Value::Whole(bytes) => return Ok(bytes),
-            Value::Chunked { length, chunks } => (length, chunks),
+            Value::Chunked { length, chunks, crc } => (length, chunks, crc),
         };
         let mut whole = Vec::new();
         for index in 0..chunks {
             let chunk_key = chunk_key(key, index);
             let stored = self.base.get(&chunk_key).map_err(self.failed("read"))?;
-            match stored.map(|stored| self.unseal(&chunk_key, stored)).transpose()? {
+            match stored.and_then(|stored| unseal(&chunk_key, stored)) {
                 Some((KIND_CHUNK, body)) => whole.extend_from_slice(&body),
                 _ => {
                     return Err(self.corrupt(&chunk_key, "a chunk of the row is missing or malformed"));
                 }
             }
         }
-        if whole.len() as u64 != length {
-            return Err(self.corrupt(&row_key(key), "the row's chunks do not add up to its length"));
+        if whole.len() as u64 != length || crc32c::crc32c(&whole) != crc {
+            return Err(self.corrupt(&row_key(key), "the row's chunks do not add up to it"));
         }
         Ok(Bytes::from(whole))
     }
 
-    /// Checks a value and returns its kind and body.
-    fn unseal(&self, key: &[u8], mut stored: Bytes) -> Result<(u8, Bytes), StoreError> {
-        if stored.len() < SEAL_BYTES || le_u32(&stored) != checksum(key, &stored[4..]) {
-            return Err(self.corrupt(key, "a value does not match its checksum"));
-        }
-        let body = stored.split_off(SEAL_BYTES);
-        Ok((stored[SEAL_BYTES - 1], body))
+    /// The error of a base that has not what was merged into it.
+    pub(super) fn behind(&self, merged: u64) -> StoreError {
+        let what = format!("these are older rows: batch {merged} was merged into them, and they do not have it");
+        StoreError::corrupt(&self.directory, 0, what)
     }
 
     fn failed<'a>(&'a self, operation: &'static str) -> impl FnOnce(std::io::Error) -> StoreError + 'a {
@@ -286,6 +262,77 @@ impl Rows {
     fn corrupt(&self, key: &[u8], what: &str) -> StoreError {
         StoreError::corrupt(&self.directory, 0, format!("{what} (key \"{}\")", key.escape_ascii()))
     }
+}
+
+/// What a pair of the base is.
+#[derive(Debug)]
+pub(super) enum Pair {
+    /// How far the merge has come.
+    Applied(Applied),
+    /// The tally.
+    Tally(Tally),
+    /// A row, under this key.
+    Row(Vec<u8>, Value),
+    /// One chunk of a long row.
+    Chunk { key: Vec<u8>, index: u32, bytes: Bytes },
+}
+
+impl Pair {
+    /// Checks a pair by itself; `Err` says what is wrong with it.
+    pub(super) fn read(key: &[u8], stored: Bytes) -> Result<Pair, &'static str> {
+        const MALFORMED: &str = "a note of the store's own is malformed";
+        match key.split_first() {
+            Some((&META, _)) if key == APPLIED => applied(&stored).map(Pair::Applied).ok_or(MALFORMED),
+            Some((&META, _)) if key == TALLY => tally(&stored).map(Pair::Tally).ok_or(MALFORMED),
+            Some((&ROW, row)) => Ok(Pair::Row(row.to_vec(), value(key, stored)?)),
+            Some((&CHUNK, rest)) => {
+                let Some((KIND_CHUNK, bytes)) = unseal(key, stored) else {
+                    return Err("a chunk of a row does not match its checksum");
+                };
+                let of = rest.get(4..).and_then(<[u8]>::split_last_chunk::<4>);
+                let (key, index) = of.ok_or("a chunk's key is malformed")?;
+                Ok(Pair::Chunk { key: key.to_vec(), index: u32::from_be_bytes(*index), bytes })
+            }
+            _ => Err("a key that noxd does not write"),
+        }
+    }
+}
+
+/// A stored row; `Err` says what is wrong with it.
+fn value(row_key: &[u8], stored: Bytes) -> Result<Value, &'static str> {
+    match unseal(row_key, stored).ok_or("a value does not match its checksum")? {
+        (KIND_WHOLE, body) => Ok(Value::Whole(body)),
+        (KIND_CHUNKED, body) if body.len() == 16 => {
+            Ok(Value::Chunked { length: le_u64(&body), chunks: le_u32(&body[8..]), crc: le_u32(&body[12..]) })
+        }
+        _ => Err("the row is malformed"),
+    }
+}
+
+fn applied(stored: &Bytes) -> Option<Applied> {
+    let (batch, revision) = two_numbers(APPLIED, stored)?;
+    Some(Applied { batch, revision })
+}
+
+fn tally(stored: &Bytes) -> Option<Tally> {
+    let (rows, sum) = two_numbers(TALLY, stored)?;
+    Some(Tally { rows, sum })
+}
+
+fn two_numbers(key: &[u8], stored: &Bytes) -> Option<(u64, u64)> {
+    match unseal(key, stored.clone())? {
+        (KIND_META, body) if body.len() == 16 => Some((le_u64(&body), le_u64(&body[8..]))),
+        _ => None,
+    }
+}
+
+/// Checks a value and returns its kind and body.
+fn unseal(key: &[u8], mut stored: Bytes) -> Option<(u8, Bytes)> {
+    if stored.len() < SEAL_BYTES || le_u32(&stored) != checksum(key, &stored[4..]) {
+        return None;
+    }
+    let body = stored.split_off(SEAL_BYTES);
+    Some((stored[SEAL_BYTES - 1], body))
 }
 
 /// Whether a key of the base lies behind the upper end of a span of rows.
@@ -305,7 +352,7 @@ fn upper_key(span: &Span) -> Vec<u8> {
     }
 }
 
-fn row_key(key: &[u8]) -> Vec<u8> {
+pub(super) fn row_key(key: &[u8]) -> Vec<u8> {
     let mut row_key = Vec::with_capacity(1 + key.len());
     row_key.push(ROW);
     row_key.extend_from_slice(key);
@@ -321,13 +368,6 @@ fn chunk_key(key: &[u8], index: u32) -> Vec<u8> {
     chunk_key.extend_from_slice(key);
     chunk_key.put_u32(index);
     chunk_key
-}
-
-/// The key of the row that a chunk belongs to.
-fn row_of_chunk(key: &[u8]) -> Option<&[u8]> {
-    let (&CHUNK, rest) = key.split_first()? else { return None };
-    let (length, rest) = rest.split_first_chunk::<4>()?;
-    rest.get(..u32::from_be_bytes(*length) as usize)
 }
 
 fn seal(key: &[u8], kind: u8, body: &[u8]) -> Vec<u8> {

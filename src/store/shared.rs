@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGua
 
 use super::disk::Disk;
 use super::error::StoreError;
+use super::high_water::HighWater;
 use super::overlay::Overlay;
 use super::rows::Rows;
 use super::segment::Segment;
@@ -21,7 +22,10 @@ pub(super) struct Shared {
     pub journal_directory: PathBuf,
     pub segment_bytes: u64,
     pub overlay_bytes: u64,
+    pub ballast_bytes: u64,
     pub rows: Rows,
+    /// `None` for a store that is only looked at.
+    pub high_water: Option<Arc<HighWater>>,
     /// The last batch of the newest layer that the merge has begun to write into the base.
     pub merging: RwLock<u64>,
     /// Rung under the work's lock whenever something that somebody may wait for has changed.
@@ -44,6 +48,12 @@ pub(super) struct Work {
     pub merged: VecDeque<Segment>,
     /// The merge waits for space on the disk.
     pub merge_starved: bool,
+    /// The log says that there is no space for the spare.
+    pub told_missing: bool,
+    /// The ballast is whole.
+    pub has_ballast: bool,
+    /// It is not, and there may be room for it.
+    pub wants_ballast: bool,
 }
 
 /// The state of the spare segment.
@@ -65,9 +75,12 @@ pub(super) struct Parts {
     pub segment_bytes: u64,
     pub overlay_bytes: u64,
     pub rows: Rows,
+    pub high_water: Option<Arc<HighWater>>,
     pub overlay: Overlay,
     pub merged: Vec<Segment>,
     pub applied_batch: u64,
+    pub ballast_bytes: u64,
+    pub has_ballast: bool,
     pub lock: Box<dyn Send + Sync>,
 }
 
@@ -80,13 +93,23 @@ impl Shared {
             directory: parts.directory,
             segment_bytes: parts.segment_bytes,
             overlay_bytes: parts.overlay_bytes,
+            ballast_bytes: parts.ballast_bytes,
             rows: parts.rows,
+            high_water: parts.high_water,
             merging: RwLock::new(parts.applied_batch),
             changed: Condvar::new(),
             #[cfg(test)]
             reads: std::sync::atomic::AtomicU64::default(),
             overlay: RwLock::new(parts.overlay),
-            work: Mutex::new(Work { stop: false, reserve: Reserve::Wanted, merged, merge_starved: false }),
+            work: Mutex::new(Work {
+                stop: false,
+                reserve: Reserve::Wanted,
+                merged,
+                merge_starved: false,
+                told_missing: false,
+                has_ballast: parts.has_ballast,
+                wants_ballast: false,
+            }),
             poison: OnceLock::new(),
             _lock: parts.lock,
         }

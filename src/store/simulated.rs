@@ -418,6 +418,10 @@ impl Disk for SimulatedDisk {
         Ok(Box::new(SimulatedFile { disk: self.clone(), id, epoch }))
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.world();
         let epoch = world.epoch;
@@ -468,6 +472,10 @@ impl Disk for SimulatedDisk {
             return Ok(Lock::Busy { holder: None });
         }
         Ok(Lock::Held(Box::new(SimulatedLock { disk: self.clone(), path: path.to_path_buf(), epoch })))
+    }
+
+    fn lock_to_read(&self, path: &Path) -> io::Result<Lock> {
+        self.lock(path)
     }
 }
 

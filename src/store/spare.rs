@@ -10,6 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::ballast;
 use super::disk::{Disk, DiskFile};
 use super::error::StoreError;
 use super::segment::{self, Segment};
@@ -32,6 +33,10 @@ impl Shared {
     ///
     /// A lack of space is noted, not returned: it ends when the disk has room again. Any error is fatal to the store.
     pub(super) fn prepare_spare(&self) -> Result<bool, StoreError> {
+        if std::mem::take(&mut self.work().wants_ballast) {
+            let whole = ballast::hold(&*self.disk, &self.directory, self.ballast_bytes)?;
+            self.work().has_ballast = whole;
+        }
         let journal = &self.journal_directory;
         let (merged, has_spare, wants_spare) = {
             let mut work = self.work();
@@ -53,9 +58,15 @@ impl Shared {
             None => return Ok(false),
         };
         let reserve = match made {
-            Ok(spare) => Reserve::Ready(spare),
+            Ok(spare) => {
+                self.work().told_missing = false;
+                Reserve::Ready(spare)
+            }
             Err(error) if error.is_no_space() => {
-                tracing::warn!(reason = error.with_causes(), "no space for the next journal segment");
+                // Once for each time that the disk is full, not for each look at it.
+                if !std::mem::replace(&mut self.work().told_missing, true) {
+                    tracing::warn!(reason = error.with_causes(), "no space for the next journal segment");
+                }
                 Reserve::Missing
             }
             Err(error) => return Err(error),

@@ -72,8 +72,8 @@ async fn a_call_that_fails_with_enospc_loses_nothing() {
 
 /// The calls that fail, up to which one of a thread, and whether they are counted from when noxd serves.
 const FAILING: [(&str, u64, bool); 5] = [
-    ("fdatasync", 90, false),
-    ("pwrite64", 90, false),
+    ("fdatasync", 300, false),
+    ("pwrite64", 300, false),
     ("fsync", 8, false),
     ("pwrite64", 40, true),
     ("fsync", 6, true),
@@ -115,10 +115,13 @@ async fn fail(story: &str, error: &'static str) {
     let runs = number("NOXD_FAULTS", 10);
     tell(&format!("{story}: again: NOXD_FAULTS={runs} cargo test --test faults {story}"));
     let (mut outcomes, mut broken) = (Outcomes::default(), Vec::new());
-    let kinds = FAILING.len() as u64;
+    let all: Vec<(&str, u64, bool)> =
+        FAILING.iter().flat_map(|(call, most, serving)| (1..=*most).map(|when| (*call, when, *serving))).collect();
     for run in 0..runs {
-        let (call, most, serving) = FAILING[usize::try_from(run % kinds).expect("small")];
-        let fault = Fault { call, error, when: 1 + (run / kinds) * most / runs.div_ceil(kinds), serving };
+        // So many of all, evenly: with 654 runs each of them.
+        let at = (run * all.len() as u64 / runs.max(1)) % all.len() as u64;
+        let (call, when, serving) = all[usize::try_from(at).expect("small")];
+        let fault = Fault { call, error, when, serving };
         if let Err(promise) = fail_one(&fault, &mut outcomes).await {
             let since = if serving { ", counted from when it serves" } else { "" };
             let told = format!("{call} number {} fails with {error}{since}: {promise}", fault.when);
@@ -171,7 +174,7 @@ async fn meet(fault: &Fault, daemon: &mut Daemon, book: &SharedBook, outcomes: &
     }
     let trace = daemon.path("trace");
     let is_met = || std::fs::read_to_string(&trace).unwrap_or_default().contains("(INJECTED)");
-    work.acknowledged(200, || is_met() || daemon.has_ended()).await;
+    work.acknowledged(2_000, || is_met() || daemon.has_ended()).await;
     // A lack of space may be survived where nothing was promised yet; then it goes on, and that is seen soon.
     let limit = if fault.error == "EIO" { LIMIT } else { Duration::from_millis(500) };
     let status = if is_met() { daemon.ends_within(limit).await } else { None };

@@ -1,7 +1,7 @@
 //! Faults of the machine below a real noxd: it is killed, its system calls fail, its disk is full or loses its power.
 //!
 //! The promises under test are S-SAFE-1 to S-SAFE-5. How much is done is said by variables of the environment
-//! (`NOXD_KILLS`, `NOXD_FAULTS`, `NOXD_CUTS`, `NOXD_SEED`): little in a plain `cargo test`, more in `.ci/run faults`. What
+//! (`NOXD_KILLS`, `NOXD_FAULTS`, `NOXD_CUTS`, `NOXD_DAMAGE`, `NOXD_SEED`): little in a plain `cargo test`, more in `.ci/run faults`. What
 //! the machine cannot do (no strace, no root, no loop device) is skipped with a word on standard error, never silently.
 //!
 //! Read [`load`] first: what clients are told is written into a [`load::Book`], and every story ends by comparing that
@@ -11,6 +11,8 @@ mod abuse;
 mod bombs;
 mod calls;
 mod daemon;
+mod damage;
+mod doctor;
 mod frames;
 mod kill;
 mod lifecycle;

@@ -66,9 +66,10 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         "`noxd run` checks a file as the API would; then it is a daemon and a client that talk over a socket like any two",
     ),
     ("src/logs.rs", &["executor::files", "executor::logs"], "`noxd logs` reads the files of a run that nobody runs"),
+    ("src/doctor/", &["engine", "machine", "store"], "`noxd doctor` reads a store that nobody runs"),
     (
         "src/bin/noxd.rs",
-        &["cli::output", "config", "daemon", "logs", "notify", "run", "telemetry"],
+        &["cli::output", "config", "daemon", "doctor", "logs", "notify", "run", "telemetry"],
         "a binary only calls",
     ),
     ("src/bin/noxctl.rs", &["cli"], "a binary only calls"),

@@ -36,6 +36,7 @@ pub fn decode_events(
         Subject::Execution(id) => format!("events of execution {id}"),
         Subject::Workflow(id) => format!("events of workflow `{id}`"),
         Subject::Noxd => "noxd's own events".to_string(),
+        Subject::Lost => "lost events".to_owned(),
     };
     let row = rows::EventRow::decode(bytes).map_err(|error| unreadable(what(), error))?;
     let execution = if let Subject::Execution(id) = subject { Some(*id) } else { None };

@@ -303,17 +303,20 @@ pub enum Subject {
     Execution(ExecutionId),
     /// noxd as a whole.
     Noxd,
+    /// Nobody knows: `noxd doctor` could not save them from a damaged store.
+    Lost,
 }
 
 impl BatchRow {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         let run = |(subject, count): &(Subject, u32)| match subject {
-            Subject::Workflow(id) => rows::Run { execution: Vec::new(), workflow: id.as_str().into(), count: *count },
-            Subject::Noxd => rows::Run { execution: Vec::new(), workflow: String::new(), count: *count },
+            Subject::Workflow(id) => rows::Run { workflow: id.as_str().into(), count: *count, ..rows::Run::default() },
+            Subject::Noxd => rows::Run { count: *count, ..rows::Run::default() },
             Subject::Execution(id) => {
-                rows::Run { execution: id.0.to_be_bytes().to_vec(), workflow: String::new(), count: *count }
+                rows::Run { execution: id.0.to_be_bytes().to_vec(), count: *count, ..rows::Run::default() }
             }
+            Subject::Lost => rows::Run { count: *count, lost: true, ..rows::Run::default() },
         };
         let runs = self.runs.iter().map(run).collect();
         rows::BatchRow { runs, time: self.time.0, elapsed: self.elapsed.0 }.encode_to_vec()
@@ -328,6 +331,7 @@ impl BatchRow {
         let run = |run: &rows::Run| {
             let subject = match <[u8; 16]>::try_from(run.execution.as_slice()) {
                 Ok(id) => Subject::Execution(ExecutionId(u128::from_be_bytes(id))),
+                Err(_) if run.lost => Subject::Lost,
                 Err(_) if run.execution.is_empty() && run.workflow.is_empty() => Subject::Noxd,
                 Err(_) => {
                     Subject::Workflow(WorkflowId::parse(&run.workflow).map_err(|why| unreadable("a batch", why))?)
