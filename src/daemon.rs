@@ -43,6 +43,11 @@ pub struct Daemon {
     pub doors: Vec<String>,
 }
 
+/// How often, and how soon again, is looked whether something is released: for two seconds in all, which a child on a
+/// busy machine may need to run its program.
+const LOOKS: u32 = 40;
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Why a daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -89,9 +94,15 @@ impl Daemon {
         let layout = DataLayout::new(&config.data_dir);
         make_private(&config.data_dir)?;
         // First, since nothing may run in a noxd that cannot serve, nor while the mask for new files is another.
-        let doors = open_doors(config).await?;
+        let is_taken = |error: &DoorError| match error {
+            DoorError::Taken(_) => true,
+            DoorError::Tcp { source, .. } => source.kind() == std::io::ErrorKind::AddrInUse,
+            _ => false,
+        };
+        let doors = once_released(async || open_doors(config).await, is_taken).await?;
         supervisor.status("recovering");
-        let mut engine = open(config, &layout).await?;
+        let is_locked = |error: &StartError| matches!(error, StartError::Store(StoreError::Locked { .. }));
+        let mut engine = once_released(async || open(config, &layout).await, is_locked).await?;
         let store_id = format!("{:032x}", engine.handle.store_id());
         let interrupted = std::mem::take(&mut engine.interrupted);
         supervisor.status("ending what a noxd before this one left running");
@@ -192,6 +203,21 @@ impl Daemon {
         engine.join();
         Ok(outcome?)
     }
+}
+
+/// Takes something that a noxd before this one may hold for a moment after it was killed: until a child that it was
+/// just making runs its program, that child has all of its parent's files.
+async fn once_released<T, E>(
+    mut take: impl AsyncFnMut() -> Result<T, E>,
+    is_held: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    for _ in 0..LOOKS {
+        match take().await {
+            Err(error) if is_held(&error) => tokio::time::sleep(LOOK_AGAIN).await,
+            taken => return taken,
+        }
+    }
+    take().await
 }
 
 fn make_private(directory: &std::path::Path) -> Result<(), StartError> {

@@ -19,14 +19,17 @@ use tonic::transport::Channel;
 use crate::{
     api::convert::definition,
     cli::{
-        self, connect, file,
+        self,
+        approval::Answers,
+        connect, file,
+        inputs::{self, InputArgs},
         progress::Outcome,
         run::{RunOptions, View},
         status::CliError,
     },
     config::{ConfigError, Settings, runs_dir},
     daemon::{Daemon, RunError, StartError, chain},
-    machine::workflow::Violation,
+    machine::{input, message::Content, workflow::Violation},
     notify::Supervisor,
     proto::v1,
     telemetry,
@@ -49,6 +52,8 @@ pub struct RunArgs {
     /// The directory to run in; it must not exist yet [default: a new one below ~/.local/state/noxd/runs]
     #[arg(long, value_name = "DIR", conflicts_with = "continue_dir")]
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    inputs: InputArgs,
     /// Plain lines instead of a live display
     #[arg(long)]
     plain: bool,
@@ -69,6 +74,14 @@ pub enum RunFailure {
     /// The file.
     #[error(transparent)]
     File(#[from] file::FileError),
+    /// The inputs that were given.
+    #[error("{} cannot run with these inputs:{}", path.display(), fault_lines(violations))]
+    Inputs {
+        /// Which file.
+        path: PathBuf,
+        /// Everything that is wrong with them.
+        violations: Vec<Violation>,
+    },
     /// What the file defines.
     #[error("{} cannot run:{}", path.display(), fault_lines(violations))]
     Faults {
@@ -114,7 +127,7 @@ impl RunFailure {
     /// What noxd exits with: 2 for what the person can mend on the command line or in the file, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::File(_) | Self::Faults { .. } | Self::Config(_) | Self::Directory { .. } => 2,
+            Self::File(_) | Self::Inputs { .. } | Self::Faults { .. } | Self::Config(_) | Self::Directory { .. } => 2,
             Self::Call(error) => error.exit_code(),
             Self::Start { .. } | Self::Daemon(_) | Self::Channel(_) | Self::Io(_) => 1,
         }
@@ -126,8 +139,12 @@ impl RunFailure {
 /// # Errors
 /// Why it could not be run.
 pub async fn run(args: RunArgs) -> Result<u8, RunFailure> {
-    let workflow = args.file.as_deref().map(read).transpose()?;
-    let name = workflow.as_ref().map(|workflow| workflow.name.clone()).unwrap_or_default();
+    if args.continue_dir.is_some() && !args.inputs.is_empty() {
+        let words = "a run that goes on has its inputs already: leave --input and --inputs-file out";
+        return Err(CliError::Usage(words.into()).into());
+    }
+    let wanted = args.file.as_deref().map(|file| read(file, &args.inputs)).transpose()?;
+    let name = wanted.as_ref().map(|(workflow, _)| workflow.name.clone()).unwrap_or_default();
     let directory = directory(&args, &name)?;
     telemetry::log_to_file(&directory.join("noxd.log"), "info")?;
     let socket = socket_in(&directory);
@@ -145,7 +162,7 @@ pub async fn run(args: RunArgs) -> Result<u8, RunFailure> {
         .await
         .map_err(|source| RunFailure::Start { path: directory.clone(), source })?;
     let outcome = match connect::socket_channel(&socket).await {
-        Ok(channel) => follow(&args, workflow, channel, &directory).await,
+        Ok(channel) => follow(&args, wanted, channel, &directory).await,
         Err(error) => Err(error.into()),
     };
     let closed = match &outcome {
@@ -168,22 +185,33 @@ pub async fn run(args: RunArgs) -> Result<u8, RunFailure> {
     Ok(code)
 }
 
-/// Reads the file and checks it, so that nothing is made for one that cannot run.
-fn read(path: &Path) -> Result<v1::Workflow, RunFailure> {
+/// A workflow, and what its execution is given.
+type Run = (v1::Workflow, Option<pbjson_types::Struct>);
+
+/// Reads the file and the inputs and checks both, so that nothing is made for what cannot run.
+fn read(path: &Path, given: &InputArgs) -> Result<Run, RunFailure> {
     let mut workflow = file::read_workflow(path)?;
     if workflow.name.is_empty() {
         workflow.name = file::stem(path).unwrap_or("stdin").to_string();
     }
-    match definition::parse(workflow.clone()).into_content(false) {
-        Ok(_) => Ok(workflow),
-        Err(violations) => Err(RunFailure::Faults { path: path.to_path_buf(), violations }),
+    let path = path.to_path_buf();
+    let content = match definition::parse(workflow.clone()).into_content(false) {
+        Ok(content) => content,
+        Err(violations) => return Err(RunFailure::Faults { path, violations }),
+    };
+    let values = given.read(&workflow.inputs)?;
+    if let Content::Ready(definition) = &content
+        && let Err(violations) = input::resolve(&definition.spec().inputs, &values)
+    {
+        return Err(RunFailure::Inputs { path, violations });
     }
+    Ok((workflow, inputs::message(values)?))
 }
 
 /// Shows the run to its end. `None`: SIGTERM or SIGHUP came, and the run is to be left as it is.
 async fn follow(
     args: &RunArgs,
-    workflow: Option<v1::Workflow>,
+    wanted: Option<Run>,
     channel: Channel,
     directory: &Path,
 ) -> Result<Option<Outcome>, RunFailure> {
@@ -193,15 +221,28 @@ async fn follow(
         _ => View::Automatic,
     };
     let socket = socket_in(directory);
-    let options = RunOptions { view, log_hint: format!("noxd logs {} {{task}}", directory.display()) };
+    // What reads the workflow from standard input has no keyboard left for answers.
+    let answers = match args.file.as_deref() {
+        Some(file) if file == Path::new("-") => Answers::Elsewhere,
+        _ => Answers::Keyboard,
+    };
+    let noxctl = format!("noxctl --socket {}", socket.display());
+    let options = RunOptions {
+        view,
+        log_hint: format!("noxd logs {} {{task}}", directory.display()),
+        answer_hint: format!("{noxctl} execution approve {{execution}} {{task}} (or reject)"),
+        answers,
+    };
     let interrupts = interrupts()?;
     if view != View::Quiet {
         tell(&format!("running in {}", directory.display()));
-        tell(&format!("look in with: noxctl --socket {} execution list", socket.display()));
+        tell(&format!("look in with: {noxctl} execution list"));
     }
     let client = async {
-        match workflow {
-            Some(workflow) => cli::run::run_workflow(channel.clone(), workflow, options, interrupts).await,
+        match wanted {
+            Some((workflow, inputs)) => {
+                cli::run::run_workflow(channel.clone(), workflow, inputs, options, interrupts).await
+            }
             None => {
                 let latest = latest(channel.clone(), directory).await?;
                 cli::run::resume_workflow(channel.clone(), &latest, options, interrupts).await

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api, EventStream, Reading,
     caller::{actor, request_id},
-    convert::{self, definition, event::EventRenderer, execution as render},
+    convert::{self, definition, ends::Ends, event::EventRenderer, execution as render},
     logs,
     page::{PAGE_BYTES, Page},
     status::{self, Reason, invalid_field, refused},
@@ -173,11 +173,11 @@ impl ExecutionService for Executions {
             .api
             .read(move |reads| {
                 let (execution, task) = task_of(reads, id, &request.task_id)?;
-                let mut ends = render::Ends::default();
-                ends.read_one(&execution, task, reads)?;
+                let mut ends = Ends::default();
+                let ran_in = ends.read_one(&execution, task, reads)?;
                 let mut shown = render::one_task(&execution, task, &ends);
                 if shown.output_truncated
-                    && let Some(json) = reads.output(id, task)?
+                    && let Some(json) = reads.output(ran_in, task)?
                 {
                     let size = json.len() as u64;
                     shown.output = Some(render::value_of(&Output { json: json.into(), size }));
@@ -239,13 +239,15 @@ impl ExecutionService for Executions {
         let request = request.into_inner();
         let id = execution_id(&request.execution_id)?;
         let task_id = request.task_id.clone();
-        let (newest, mut running) = self
+        let (id, newest, mut running) = self
             .api
             .read(move |reads| {
                 let (execution, task) = task_of(reads, id, &task_id)?;
-                let state = &execution.tasks[task as usize];
+                let mut ends = Ends::default();
+                let origin = ends.origin(&execution, task, reads)?;
+                let state = &origin.tasks[task as usize];
                 let alive = state.status == TaskStatus::Running;
-                Ok((state.attempt, logs::Running { task, alive, since: execution.revision }))
+                Ok((origin.id, state.attempt, logs::Running { task, alive, since: origin.revision }))
             })
             .await?;
         let attempt = if request.attempt == 0 { newest } else { request.attempt };
@@ -351,11 +353,11 @@ fn list_tasks(reads: &Reads, execution: &Execution, statuses: &[i32], page: &Pag
     let from = position.map_or(0, |last| last as usize + 1);
     let mut tasks = Vec::new();
     let mut room = render::Room::of_answer();
+    let mut ends = Ends::default();
     for (task, state) in (0..).zip(&execution.tasks).skip(from) {
         if !statuses.is_empty() && !statuses.contains(&(render::task_status(state.status) as i32)) {
             continue;
         }
-        let mut ends = render::Ends::default();
         ends.read_one(execution, task, reads)?;
         tasks.push(room.fit(render::one_task(execution, task, &ends)));
         if tasks.len() == page.size {

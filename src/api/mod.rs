@@ -122,7 +122,7 @@ impl Api {
     /// been written and are in memory still, so a small one is read at once; a large one is read away from the threads
     /// that serve.
     async fn execution(&self, id: ExecutionId) -> Result<v1::WorkflowExecution, Status> {
-        if let Some(shown) = self.engine.ended(id) {
+        if let Some(shown) = self.engine.ended(id).filter(Shown::is_alone) {
             return Ok(convert::execution::whole_at_hand(&shown));
         }
         let whole = move |reads: &Reads| {

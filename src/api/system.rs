@@ -6,7 +6,24 @@ use super::{Api, convert};
 use crate::proto::v1::{self, system_service_server::SystemService};
 
 /// What this build can do, for clients that talk to several.
-const FEATURES: [&str; 6] = ["workflows", "commands", "noop", "timeouts", "priorities", "logs"];
+const FEATURES: [&str; 16] = [
+    "workflows",
+    "commands",
+    "noop",
+    "approvals",
+    "timeouts",
+    "priorities",
+    "logs",
+    "trigger-rules",
+    "conditions",
+    "placeholders",
+    "inputs",
+    "retries",
+    "handlers",
+    "limits",
+    "explain",
+    "reruns",
+];
 
 /// The service.
 pub struct System {

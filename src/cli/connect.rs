@@ -16,7 +16,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::status::CliError;
 use crate::proto::v1::{
-    execution_service_client::ExecutionServiceClient, workflow_service_client::WorkflowServiceClient,
+    agent_service_client::AgentServiceClient, execution_service_client::ExecutionServiceClient,
+    workflow_service_client::WorkflowServiceClient,
 };
 
 /// Where a daemon may listen.
@@ -148,6 +149,11 @@ pub fn workflows(channel: Channel) -> WorkflowServiceClient<Channel> {
 /// The execution service behind a channel.
 pub fn executions(channel: Channel) -> ExecutionServiceClient<Channel> {
     ExecutionServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// The agent service behind a channel.
+pub fn agents(channel: Channel) -> AgentServiceClient<Channel> {
+    AgentServiceClient::new(channel)
 }
 
 /// Keep-alives end a watch whose peer went away without a word, so that it can be resumed.

@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use super::{
-    Context, Labels, connect,
+    Context, Labels, approval, connect,
     display::Display,
-    logs,
+    explain, logs,
     output::{Format, properties, talk},
     parse_label, parse_workflow_status,
     progress::Progress,
@@ -41,6 +41,16 @@ pub enum ExecutionCommand {
                       Examples:\n  noxctl execution logs 0199… build --follow\n  noxctl execution logs 0199… build 2>/dev/null | tail"
     )]
     Logs(logs::LogsArgs),
+    /// Say why a task does not run.
+    Explain(explain::ExplainArgs),
+    /// Run an execution that has ended again; what succeeded keeps its result.
+    #[command(after_help = "Examples:\n  noxctl execution rerun 0199… --dry-run\n  noxctl execution rerun 0199…\n  \
+                      noxctl execution rerun 0199… build")]
+    Rerun(explain::RerunArgs),
+    /// Say yes to a task that waits for an answer.
+    Approve(approval::AnswerArgs),
+    /// Say no to a task that waits for an answer: it fails.
+    Reject(approval::AnswerArgs),
 }
 
 /// Of `list`.
@@ -89,6 +99,10 @@ pub async fn run(command: ExecutionCommand, context: &mut Context) -> Result<u8,
             watch_to_end(channel, &execution, titles, args.from, context).await
         }
         ExecutionCommand::Logs(args) => logs::print(args, context).await,
+        ExecutionCommand::Explain(args) => explain::explain(args, context).await,
+        ExecutionCommand::Rerun(args) => explain::rerun(args, context).await,
+        ExecutionCommand::Approve(args) => approval::answer(args, true, context).await,
+        ExecutionCommand::Reject(args) => approval::answer(args, false, context).await,
     }
 }
 
@@ -126,12 +140,16 @@ pub(super) async fn watch_to_end(
     from: Option<u64>,
     context: &mut Context,
 ) -> Result<u8, CliError> {
-    let log_hint = format!("noxctl execution logs {} {{task}}", text::escape(&execution.id));
+    let options = run::RunOptions {
+        log_hint: "noxctl execution logs {execution} {task}".to_owned(),
+        answer_hint: "noxctl execution approve {execution} {task} (or reject)".to_owned(),
+        ..run::RunOptions::default()
+    };
     let mut display = context.messages();
     // Lines and messages may begin anywhere; a picture of the whole needs the whole, which is short.
     if from.is_none_or(|from| from == 0) && !matches!(display, Display::Messages(_)) {
         let (_nobody, interrupts) = mpsc::channel(1);
-        let outcome = run::run_execution(channel, execution, titles, display, &log_hint, interrupts).await?;
+        let outcome = run::run_execution(channel, execution, titles, display, options, interrupts).await?;
         return Ok(outcome.exit_code());
     }
     let mut progress = Progress::with_titles(titles);
@@ -232,6 +250,8 @@ fn details(execution: &WorkflowExecution) -> String {
         ("workflow", format!("{} (version {})", execution.workflow_id, execution.workflow_version)),
         ("status", status(execution)),
         ("tasks", format!("{} of {}", counted.join(", "), counts.total)),
+        ("inputs", inputs(execution)),
+        ("repeats", execution.rerun_of.clone()),
         ("labels", labels(&execution.labels)),
         ("started", local(execution.started_at.as_ref())),
         ("ended", local(execution.completed_at.as_ref())),
@@ -240,6 +260,12 @@ fn details(execution: &WorkflowExecution) -> String {
         ("error", execution.error.as_ref().map(|error| error.message.clone()).unwrap_or_default()),
         ("remedy", remedy(execution)),
     ])
+}
+
+/// What it was given, as JSON.
+fn inputs(execution: &WorkflowExecution) -> String {
+    let json = execution.inputs.as_ref().and_then(|inputs| super::output::canonical(inputs).ok());
+    json.map(|json| json.to_string()).unwrap_or_default()
 }
 
 fn remedy(execution: &WorkflowExecution) -> String {
@@ -254,6 +280,7 @@ fn tasks_table(tasks: &[TaskExecution]) -> Table {
         Column::Whole("TOOK"),
         Column::Flexible("NOTE"),
         Column::Optional("TRIES"),
+        Column::Optional("ROLE"),
         Column::Optional("AGENT"),
     ]);
     for task in tasks {
@@ -263,10 +290,16 @@ fn tasks_table(tasks: &[TaskExecution]) -> Table {
             took(task.started_at.as_ref(), task.completed_at.as_ref()),
             note(task),
             task.attempts.len().to_string(),
+            role(task),
             task.agent_id.clone(),
         ]);
     }
     table
+}
+
+/// `on_failure` or `finally`; empty for an ordinary task.
+pub(super) fn role(task: &TaskExecution) -> String {
+    if task.role == "ordinary" { String::new() } else { task.role.clone() }
 }
 
 /// What a person wants to know next about a task: why it failed, what holds it up, or what it is.
@@ -276,6 +309,7 @@ fn note(task: &TaskExecution) -> String {
     }
     match (&task.error, task.waiting_for.as_slice()) {
         (Some(error), _) if task.status() != TaskStatus::Completed => error.message.clone(),
+        (_, []) if task.reused => "its result is that of the execution before".to_owned(),
         (_, []) => task.title.clone(),
         (_, waiting_for) => waiting_for.join(", "),
     }

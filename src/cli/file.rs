@@ -35,6 +35,11 @@ pub fn read_workflow(path: &Path) -> Result<Workflow, FileError> {
     Ok(workflow)
 }
 
+/// Reads the inputs of an execution from a file, or from standard input for `-`: a mapping from names to values.
+pub fn read_inputs(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>, FileError> {
+    Source::read(path)?.parse()
+}
+
 /// The file's name without directory and extension: what a workflow is called that says no name itself.
 pub fn stem(path: &Path) -> Option<&str> {
     path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| *stem != "-")

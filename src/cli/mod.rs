@@ -10,10 +10,14 @@ use tonic::transport::Channel;
 
 use crate::proto::v1::WorkflowStatus;
 
+pub mod agent;
+pub mod approval;
 pub mod connect;
 pub mod display;
 pub mod execution;
+pub mod explain;
 pub mod file;
+pub mod inputs;
 pub mod logs;
 pub mod output;
 pub mod progress;
@@ -21,6 +25,7 @@ pub mod run;
 pub mod status;
 pub mod table;
 mod task;
+pub mod telling;
 pub mod text;
 pub mod watch;
 mod words;
@@ -72,6 +77,9 @@ pub enum Command {
     /// See what executions did and do.
     #[command(subcommand, visible_alias = "ex")]
     Execution(execution::ExecutionCommand),
+    /// See and change how much each agent does at once.
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
 }
 
 /// What every command has at hand.
@@ -142,6 +150,7 @@ pub async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         Command::Workflow(command) => workflow::run(command, &mut context).await,
         Command::Execution(command) => execution::run(command, &mut context).await,
+        Command::Agent(command) => agent::run(command, &mut context).await,
     }
 }
 

@@ -4,7 +4,10 @@
 //! draws nothing; `display.rs` does. It holds what runs and a bounded number of failures, so an execution of 100,000
 //! tasks costs no more than its widest moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use pbjson_types::Timestamp;
 
@@ -34,6 +37,10 @@ pub struct Progress {
     pub revision: u64,
     /// One sentence for why it failed.
     pub failure_message: String,
+    /// Tasks whose next attempt waits for its backoff.
+    pub retrying: BTreeSet<String>,
+    /// Tasks that wait for a person.
+    pub asking: BTreeSet<String>,
     running: BTreeMap<u64, Running>,
     // From a task's id to its key in `running`, which is the revision that started it: the oldest come first.
     started: HashMap<String, u64>,
@@ -49,16 +56,20 @@ pub struct Counts {
     pub failed: u32,
     /// Of those, by a timeout.
     pub timed_out: u32,
+    /// Not run, since a condition or rule does not hold.
+    pub skipped: u32,
     /// Not run, since a task before failed.
     pub blocked: u32,
     /// On request.
     pub cancelled: u32,
+    /// Not run, since their result is that of the execution which this one repeats.
+    pub kept: u32,
 }
 
 impl Counts {
     /// All that ended.
     pub fn ended(&self) -> u32 {
-        self.completed + self.failed + self.blocked + self.cancelled
+        self.completed + self.failed + self.skipped + self.blocked + self.cancelled + self.kept
     }
 }
 
@@ -85,7 +96,9 @@ pub struct Failure {
     /// The evidence.
     pub error: TaskError,
     /// How long its last attempt took.
-    pub took: Option<std::time::Duration>,
+    pub took: Option<Duration>,
+    /// Which attempt that was; 0: it ended without one, and has no log.
+    pub attempt: u32,
 }
 
 impl Failure {
@@ -137,15 +150,64 @@ impl Outcome {
 #[derive(Debug, Clone)]
 pub enum Happening {
     /// The execution began.
-    Started,
+    Started {
+        /// The execution that it repeats; empty: none.
+        rerun_of: String,
+        /// How many tasks keep the result that they had there.
+        kept: u32,
+    },
     /// An attempt began.
     TaskStarted(Running),
-    /// An attempt's time was up.
-    TaskTimeUp(String),
+    /// An attempt's time was up, by this limit.
+    TaskTimeUp(String, String),
     /// A task ended well, after so long.
-    TaskCompleted(String, Option<std::time::Duration>),
+    TaskCompleted(String, Option<Duration>),
     /// A task ended badly.
     TaskFailed(Failure),
+    /// An attempt ended badly, and the next one follows after the delay.
+    RetryScheduled {
+        /// The attempt's.
+        failure: Failure,
+        /// How long the next one waits.
+        delay: Duration,
+    },
+    /// A condition could not be evaluated.
+    ConditionError {
+        /// Of which task.
+        task: String,
+        /// As it was written.
+        expression: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Tasks that are not to run, for this reason.
+    Skipped(Vec<String>, String),
+    /// A person is asked.
+    Asked {
+        /// By which task.
+        task: String,
+        /// What.
+        prompt: String,
+        /// Who may answer; empty: anybody.
+        approvers: Vec<String>,
+    },
+    /// A person answered.
+    Answered {
+        /// Which task.
+        task: String,
+        /// Yes or no.
+        approved: bool,
+        /// Who.
+        by: String,
+        /// In that person's words.
+        comment: String,
+    },
+    /// `on_failure` or `finally` has its turn.
+    HandlersStarted(String),
+    /// A task failed under FAIL_FAST, and so many running tasks were told to end.
+    FailFast(String, u32),
+    /// The execution's time was up, and so many running tasks were told to end.
+    ExecutionTimeUp(Option<Duration>, u32),
     /// A running task was ended on request.
     TaskCancelled(String),
     /// noxd itself ended the attempt, and the task is queued again.
@@ -158,8 +220,8 @@ pub enum Happening {
     Paused,
     /// Attempts start again.
     Resumed,
-    /// A cancel was asked for, and so many running tasks were told.
-    CancelRequested(u32),
+    /// A cancel was asked for, and so many running tasks were told; whether it ends `finally` too.
+    CancelRequested(u32, bool),
     /// It ended.
     Ended(Outcome),
 }
@@ -180,15 +242,16 @@ impl Progress {
         match event.kind.as_ref()? {
             Kind::ExecutionStarted(started) => {
                 self.total = started.task_count;
+                self.counts.kept = started.reused_tasks;
                 self.started_at = event.time;
-                Some(Happening::Started)
+                Some(Happening::Started { rerun_of: started.rerun_of.clone(), kept: started.reused_tasks })
             }
             Kind::TaskStarted(_) => Some(Happening::TaskStarted(self.start(event))),
-            Kind::TaskTimeoutReached(_) => {
+            Kind::TaskTimeoutReached(reached) => {
                 let running = self.started.get(&event.task_id).and_then(|key| self.running.get_mut(key));
                 running.map(|running| {
                     running.timed_out = true;
-                    Happening::TaskTimeUp(task())
+                    Happening::TaskTimeUp(task(), reached.limit.clone())
                 })
             }
             Kind::TaskCompleted(completed) => {
@@ -203,6 +266,44 @@ impl Progress {
                 self.counts.cancelled += 1;
                 Some(Happening::TaskCancelled(task()))
             }
+            Kind::TaskRetryScheduled(scheduled) => {
+                let result = scheduled.result.as_ref();
+                let took = self.end(event, result);
+                self.retrying.insert(task());
+                let error = result.and_then(|attempt| attempt.error.clone()).unwrap_or_default();
+                let failure = Failure { task_id: task(), error, took, attempt: event.attempt };
+                let delay = scheduled.delay.as_ref().and_then(span).unwrap_or_default();
+                Some(Happening::RetryScheduled { failure, delay })
+            }
+            Kind::TaskRetryDue(_) => {
+                self.retrying.remove(&event.task_id);
+                None
+            }
+            Kind::ConditionError(error) => Some(Happening::ConditionError {
+                task: task(),
+                expression: error.expression.clone(),
+                message: error.message.clone(),
+            }),
+            Kind::TasksSkipped(skipped) => {
+                self.counts.skipped += count(&skipped.task_ids);
+                Some(Happening::Skipped(skipped.task_ids.clone(), skipped.reason.clone()))
+            }
+            Kind::ApprovalRequested(request) => {
+                self.asking.insert(task());
+                let (prompt, approvers) = (request.prompt.clone(), request.approvers.clone());
+                Some(Happening::Asked { task: task(), prompt, approvers })
+            }
+            Kind::ApprovalResolved(answer) => {
+                self.asking.remove(&event.task_id);
+                let (by, comment) = (event.actor.clone(), answer.comment.clone());
+                Some(Happening::Answered { task: task(), approved: answer.approved, by, comment })
+            }
+            Kind::HandlersStarted(handlers) => Some(Happening::HandlersStarted(handlers.kind.clone())),
+            Kind::ExecutionFailFast(told) => Some(Happening::FailFast(task(), told.running_tasks)),
+            Kind::ExecutionTimeoutReached(reached) => {
+                let limit = reached.timeout.as_ref().and_then(span);
+                Some(Happening::ExecutionTimeUp(limit, reached.running_tasks))
+            }
             Kind::TaskInterrupted(interrupted) => {
                 self.end(event, interrupted.result.as_ref());
                 Some(Happening::TaskInterrupted(task(), interrupted.reason.clone()))
@@ -213,6 +314,10 @@ impl Progress {
             }
             Kind::TasksCancelled(cancelled) => {
                 self.counts.cancelled += count(&cancelled.task_ids);
+                for id in &cancelled.task_ids {
+                    self.retrying.remove(id);
+                    self.asking.remove(id);
+                }
                 Some(Happening::Cancelled(cancelled.task_ids.clone()))
             }
             Kind::ExecutionPaused(_) => {
@@ -225,7 +330,7 @@ impl Progress {
             }
             Kind::ExecutionCancelRequested(request) => {
                 self.cancelling = true;
-                Some(Happening::CancelRequested(request.running_tasks))
+                Some(Happening::CancelRequested(request.running_tasks, request.finally_too))
             }
             Kind::ExecutionCompleted(_) => Some(self.finish(event, Outcome::Completed)),
             Kind::ExecutionFailed(failed) => {
@@ -233,21 +338,13 @@ impl Progress {
                 Some(self.finish(event, Outcome::Failed))
             }
             Kind::ExecutionCancelled(_) => Some(self.finish(event, Outcome::Cancelled)),
-            // A process id is for diagnosis; the workflow's own history is another story than its execution's.
+            // A process id is for diagnosis; a task that is ready is told when it starts; the workflow's own history
+            // and noxd's limits are other stories than the execution's.
             Kind::TaskSpawned(_)
             | Kind::WorkflowCreated(_)
             | Kind::WorkflowUpdated(_)
             | Kind::WorkflowDeleted(_)
-            | Kind::ExecutionFailFast(_)
-            | Kind::ExecutionTimeoutReached(_)
-            | Kind::HandlersStarted(_)
-            | Kind::TaskRetryScheduled(_)
-            | Kind::TaskRetryDue(_)
             | Kind::TaskReady(_)
-            | Kind::ConditionError(_)
-            | Kind::TasksSkipped(_)
-            | Kind::ApprovalRequested(_)
-            | Kind::ApprovalResolved(_)
             | Kind::ConcurrencyLimitSet(_) => None,
         }
     }
@@ -258,7 +355,7 @@ impl Progress {
     }
 
     /// How long it took, or has taken until `now`.
-    pub fn elapsed(&self, now: &Timestamp) -> std::time::Duration {
+    pub fn elapsed(&self, now: &Timestamp) -> Duration {
         text::between(self.started_at.as_ref(), Some(self.ended_at.as_ref().unwrap_or(now))).unwrap_or_default()
     }
 
@@ -285,8 +382,10 @@ impl Progress {
     }
 
     /// Forgets a running attempt and tells how long it took.
-    fn end(&mut self, event: &Event, result: Option<&TaskAttempt>) -> Option<std::time::Duration> {
+    fn end(&mut self, event: &Event, result: Option<&TaskAttempt>) -> Option<Duration> {
         let running = self.started.remove(&event.task_id).and_then(|key| self.running.remove(&key));
+        // One that ends without an attempt, as an approval that nobody gave in time.
+        self.asking.remove(&event.task_id);
         let recorded =
             result.and_then(|attempt| text::between(attempt.started_at.as_ref(), attempt.completed_at.as_ref()));
         recorded.or_else(|| text::between(running?.since.as_ref(), event.time.as_ref()))
@@ -295,7 +394,7 @@ impl Progress {
     fn fail(&mut self, event: &Event, result: Option<&TaskAttempt>) -> Happening {
         let took = self.end(event, result);
         let error = result.and_then(|attempt| attempt.error.clone()).unwrap_or_default();
-        let failure = Failure { task_id: event.task_id.clone(), error, took };
+        let failure = Failure { task_id: event.task_id.clone(), error, took, attempt: event.attempt };
         self.counts.failed += 1;
         self.counts.timed_out += u32::from(failure.error.kind == "TIMEOUT");
         if self.failures.len() < MAX_FAILURES {
@@ -309,12 +408,18 @@ impl Progress {
         self.outcome = Some(outcome);
         self.running.clear();
         self.started.clear();
+        self.retrying.clear();
+        self.asking.clear();
         Happening::Ended(outcome)
     }
 }
 
 /// More failures than anybody reads; each may hold 4 KiB of standard error.
 pub const MAX_FAILURES: usize = 100;
+
+fn span(span: &pbjson_types::Duration) -> Option<Duration> {
+    Duration::try_from(*span).ok()
+}
 
 fn count(task_ids: &[String]) -> u32 {
     u32::try_from(task_ids.len()).expect("an execution has at most 100,000 tasks")
@@ -398,7 +503,7 @@ pub(super) mod tests {
             progress.apply(event);
         }
         assert_eq!(progress.outcome, Some(Outcome::Failed));
-        assert_eq!(progress.counts, Counts { completed: 2, failed: 1, timed_out: 0, blocked: 2, cancelled: 0 });
+        assert_eq!(progress.counts, Counts { completed: 2, failed: 1, blocked: 2, ..Counts::default() });
         assert_eq!(progress.percent(), 100);
         assert_eq!(progress.failures[0].brief(), "exit code 3");
         assert_eq!(progress.failures[0].took.unwrap().as_secs(), 2);
@@ -423,6 +528,61 @@ pub(super) mod tests {
         assert_eq!((progress.running().len(), progress.counts.ended()), (0, 0));
         progress.apply(&event(3, "a", Kind::TaskStarted(TaskStarted::default())));
         assert_eq!(progress.running().len(), 1);
+    }
+
+    /// An execution that repeats another one, with every way of waiting and of being called off.
+    pub fn eventful() -> Vec<Event> {
+        let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<String>>();
+        let seconds = |seconds| Some(pbjson_types::Duration { seconds, nanos: 0 });
+        let again = TaskAttempt {
+            error: Some(TaskError { message: "exit code 75".into(), ..TaskError::default() }),
+            ..TaskAttempt::default()
+        };
+        let begun = ExecutionStarted { task_count: 9, rerun_of: "E0".into(), reused_tasks: 2, ..Default::default() };
+        let prompt = ApprovalRequested { prompt: "Ship it?".into(), approvers: ids(&["uid:1000"]) };
+        let condition = ConditionError {
+            expression: "tasks.a.output > 3".into(),
+            message: "task `a` left no output".into(),
+            ..ConditionError::default()
+        };
+        let skipped = TasksSkipped { task_ids: ids(&["c"]), reason: "a condition could not be evaluated".into() };
+        let mut events = vec![
+            event(0, "", Kind::ExecutionStarted(begun)),
+            event(1, "fetch", Kind::TaskStarted(TaskStarted::default())),
+            event(2, "ask", Kind::ApprovalRequested(prompt)),
+            event(3, "fetch", Kind::TaskRetryScheduled(TaskRetryScheduled { result: Some(again), delay: seconds(2) })),
+            event(4, "c", Kind::ConditionError(condition)),
+            event(5, "", Kind::TasksSkipped(skipped)),
+            event(6, "ask", Kind::ApprovalResolved(ApprovalResolved { approved: false, comment: "not now".into() })),
+            event(6, "ask", failed(1, "")),
+            event(7, "fetch", Kind::TaskRetryDue(TaskRetryDue {})),
+            event(8, "ask", Kind::ExecutionFailFast(ExecutionFailFast { running_tasks: 1 })),
+            event(9, "", Kind::TasksCancelled(TasksCancelled { task_ids: ids(&["fetch", "d"]) })),
+            event(10, "", Kind::HandlersStarted(HandlersStarted { kind: "finally".into() })),
+            event(
+                11,
+                "",
+                Kind::ExecutionTimeoutReached(ExecutionTimeoutReached { timeout: seconds(60), running_tasks: 0 }),
+            ),
+        ];
+        for (revision, event) in (1..).zip(&mut events) {
+            event.revision = revision;
+            event.actor = "uid:0".into();
+        }
+        events
+    }
+
+    #[test]
+    fn what_waits_for_a_backoff_or_a_person_is_known_until_it_is_over() {
+        let mut progress = Progress::default();
+        let events = eventful();
+        events[..4].iter().for_each(|event| drop(progress.apply(event)));
+        assert_eq!((progress.retrying.len(), progress.asking.len(), progress.running().len()), (1, 1, 0));
+        assert_eq!((progress.counts.ended(), progress.percent()), (2, 22), "what is kept has ended");
+        events[4..].iter().for_each(|event| drop(progress.apply(event)));
+        assert_eq!((progress.retrying.len(), progress.asking.len()), (0, 0));
+        let counts = Counts { kept: 2, skipped: 1, failed: 1, cancelled: 2, ..Counts::default() };
+        assert_eq!(progress.counts, counts);
     }
 
     #[test]

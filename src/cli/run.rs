@@ -10,6 +10,7 @@ use tonic::{Status, transport::Channel};
 use uuid::Uuid;
 
 use super::{
+    approval::{Answers, Questions},
     connect,
     display::Display,
     progress::{Outcome, Progress},
@@ -28,6 +29,10 @@ pub struct RunOptions {
     pub view: View,
     /// The command that shows a failed task's whole log: `{execution}` and `{task}` in it are replaced. Empty: none.
     pub log_hint: String,
+    /// The command that approves what a task asks, with the same replacements. Empty: none.
+    pub answer_hint: String,
+    /// Where answers to such questions come from.
+    pub answers: Answers,
 }
 
 /// What is shown while an execution runs.
@@ -57,6 +62,7 @@ impl From<View> for Display {
 pub async fn run_workflow(
     channel: Channel,
     workflow: Workflow,
+    inputs: Option<pbjson_types::Struct>,
     options: RunOptions,
     interrupts: mpsc::Receiver<()>,
 ) -> Result<Outcome, CliError> {
@@ -71,13 +77,13 @@ pub async fn run_workflow(
     let created = created.ok_or(CliError::Incomplete("the workflow"))?;
     let execute = ExecuteWorkflowRequest {
         workflow_id: created.id,
+        inputs,
         request_id: request_id(),
         ..ExecuteWorkflowRequest::default()
     };
     let execution = workflows.execute_workflow(execute).await?.into_inner().execution;
     let execution = execution.ok_or(CliError::Incomplete("the execution"))?;
-    let display = options.view.into();
-    run_execution(channel, &execution, titles, display, &options.log_hint, interrupts).await
+    run_execution(channel, &execution, titles, options.view.into(), options, interrupts).await
 }
 
 /// Shows an execution that exists already, from its first event to its last, so that the picture is complete.
@@ -91,8 +97,7 @@ pub async fn resume_workflow(
     let execution = connect::executions(channel.clone()).get_execution(request).await?.into_inner().execution;
     let execution = execution.ok_or(CliError::Incomplete("the execution"))?;
     let titles = task_titles(&execution);
-    let display = options.view.into();
-    run_execution(channel, &execution, titles, display, &options.log_hint, interrupts).await
+    run_execution(channel, &execution, titles, options.view.into(), options, interrupts).await
 }
 
 /// The lines for people of a definition's tasks.
@@ -117,7 +122,7 @@ pub(super) async fn run_execution(
     execution: &WorkflowExecution,
     titles: HashMap<String, String>,
     mut display: Display,
-    log_hint: &str,
+    options: RunOptions,
     mut interrupts: mpsc::Receiver<()>,
 ) -> Result<Outcome, CliError> {
     let mut progress = Progress::with_titles(titles);
@@ -127,7 +132,9 @@ pub(super) async fn run_execution(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut cancel: Option<CancelCall> = None;
     let mut interrupted = false;
-    let log_hint = log_hint.replace("{execution}", &execution.id);
+    let log_hint = options.log_hint.replace("{execution}", &execution.id);
+    let answer_hint = options.answer_hint.replace("{execution}", &execution.id);
+    let mut questions = Questions::new(channel.clone(), &execution.id, &answer_hint, options.answers);
     loop {
         // Pinned outside of the select: neither a tick nor an interrupt may begin a reconnect anew.
         let mut next = pin!(watcher.next());
@@ -144,6 +151,7 @@ pub(super) async fn run_execution(
                     display.note("cancelling: running tasks are told to end; interrupt again to kill them at once")?;
                     cancel = Some(cancel_call(channel.clone(), execution));
                 }
+                words = questions.word() => display.note(&words)?,
                 result = answer_of(&mut cancel) => {
                     cancel = None;
                     if let Err(status) = result {
@@ -157,6 +165,9 @@ pub(super) async fn run_execution(
         let Some(event) = event else { break };
         let happening = progress.apply(&event);
         display.happened(&event, happening.as_ref(), &progress)?;
+        if let Some(words) = happening.and_then(|happening| questions.happened(&happening)) {
+            display.note(&words)?;
+        }
     }
     display.finish(&progress, &log_hint)?;
     progress.outcome.ok_or(CliError::Incomplete("the execution's end"))
@@ -369,7 +380,7 @@ mod tests {
     }
 
     fn quiet() -> RunOptions {
-        RunOptions { view: View::Quiet, log_hint: String::new() }
+        RunOptions { view: View::Quiet, ..RunOptions::default() }
     }
 
     #[tokio::test]
@@ -383,7 +394,7 @@ mod tests {
         let fake = Fake::new(events, Vec::new());
         let (channel, _dir) = fake.serve().await;
         let (_interrupt, interrupts) = mpsc::channel(2);
-        let outcome = run_workflow(channel, Workflow::default(), quiet(), interrupts).await.unwrap();
+        let outcome = run_workflow(channel, Workflow::default(), None, quiet(), interrupts).await.unwrap();
         assert_eq!(outcome, Outcome::Completed);
         assert_eq!(*fake.watched_after.lock().unwrap(), [Some(0), Some(2)]);
     }
@@ -398,7 +409,7 @@ mod tests {
         let (channel, _dir) = Fake::new(events, end).serve().await;
         let (interrupt, interrupts) = mpsc::channel(2);
         interrupt.send(()).await.unwrap();
-        let outcome = run_workflow(channel, Workflow::default(), quiet(), interrupts).await.unwrap();
+        let outcome = run_workflow(channel, Workflow::default(), None, quiet(), interrupts).await.unwrap();
         assert_eq!(outcome, Outcome::Cancelled);
     }
 
@@ -411,7 +422,7 @@ mod tests {
         let (interrupt, interrupts) = mpsc::channel(2);
         interrupt.send(()).await.unwrap();
         interrupt.send(()).await.unwrap();
-        let outcome = run_workflow(channel, Workflow::default(), quiet(), interrupts).await.unwrap();
+        let outcome = run_workflow(channel, Workflow::default(), None, quiet(), interrupts).await.unwrap();
         assert_eq!(outcome, Outcome::Killed);
     }
 }

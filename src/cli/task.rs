@@ -2,7 +2,7 @@
 
 use super::{
     Context, connect,
-    execution::{local, took},
+    execution::{local, role, took},
     output::properties,
     status::CliError,
     table::{Column, Table},
@@ -27,6 +27,8 @@ fn details(task: &TaskExecution) -> String {
         ("task", task.task_id.clone()),
         ("title", task.title.clone()),
         ("status", text::task_status(task.status).to_owned()),
+        ("role", role(task)),
+        ("result", if task.reused { "that of the execution which this one repeats".to_owned() } else { String::new() }),
         ("after", task.dependencies.join(", ")),
         ("before", task.dependents.join(", ")),
         ("waits for", task.waiting_for.join(", ")),
@@ -47,6 +49,7 @@ fn attempts(task: &TaskExecution) -> Table {
         Column::Optional("CPU"),
         Column::Optional("MEMORY"),
         Column::Flexible("ERROR"),
+        Column::Optional("NEXT TRY"),
     ]);
     for attempt in &task.attempts {
         let cpu = attempt.cpu_time.as_ref().and_then(|cpu| std::time::Duration::try_from(*cpu).ok());
@@ -58,6 +61,7 @@ fn attempts(task: &TaskExecution) -> Table {
             cpu.map(text::span).unwrap_or_default(),
             if memory > 0 { format!("{memory} MiB") } else { String::new() },
             attempt.error.as_ref().map(|error| error.message.clone()).unwrap_or_default(),
+            local(attempt.next_retry_at.as_ref()),
         ]);
     }
     table

@@ -15,9 +15,9 @@ use tokio::time::MissedTickBehavior;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 use super::{
-    connect,
+    approval, connect,
     display::Display,
-    progress::{Outcome, Progress},
+    progress::{Happening, Outcome, Progress},
     status::CliError,
 };
 use crate::proto::v1::{
@@ -193,6 +193,10 @@ pub async fn follow(watcher: &mut Watcher, progress: &mut Progress, display: &mu
         let Some(event) = event else { return Ok(()) };
         let happening = progress.apply(&event);
         display.happened(&event, happening.as_ref(), progress)?;
+        // Who waits for an answer without a word would wait for ever.
+        if let Some(Happening::Asked { task, .. }) = &happening {
+            display.note(&approval::hint(&event.execution_id, task))?;
+        }
     }
 }
 

@@ -6,24 +6,25 @@ use clap::{Args, Subcommand};
 use tonic::transport::Channel;
 
 use super::{
-    Context, Labels, connect,
-    display::{self, Display},
+    Context, Labels, approval, connect,
+    display::Display,
     execution::{self, ExecutionRows},
     file,
+    inputs::{self, InputArgs},
     output::{Consent, Output, confirm, properties, talk},
     parse_label, parse_workflow_status,
     progress::{Happening, Progress},
     run::{self, request_id},
     status::{CliError, violation_line},
     table::{Column, Table},
-    text,
+    telling, text,
     watch::{Subject, Watcher},
 };
 use crate::proto::v1::{
     CancelWorkflowRequest, CreateWorkflowRequest, DeleteWorkflowRequest, ExecuteWorkflowRequest, GetWorkflowRequest,
     ListWorkflowHistoryRequest, ListWorkflowHistoryResponse, ListWorkflowsRequest, ListWorkflowsResponse,
     PauseWorkflowRequest, ResumeWorkflowRequest, UpdateWorkflowRequest, ValidateWorkflowRequest, Workflow,
-    WorkflowExecution, WorkflowStatus, event::Kind, task,
+    WorkflowExecution, WorkflowInput, WorkflowStatus, event::Kind, task,
 };
 
 /// Define, run and steer workflows.
@@ -43,7 +44,8 @@ pub enum WorkflowCommand {
     /// Start an execution.
     #[command(
         after_help = "Examples:\n  noxctl workflow execute release\n  noxctl workflow execute release --watch\n  \
-                      noxctl workflow execute release --wait=30m && echo done"
+                      noxctl workflow execute release --wait=30m && echo done\n  \
+                      noxctl workflow execute release --input env=prod --input replicas=3"
     )]
     Execute(ExecuteArgs),
     /// Pause: nothing new starts, running tasks finish.
@@ -123,6 +125,8 @@ pub struct ExecuteArgs {
     /// Added to the workflow's labels; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
+    #[command(flatten)]
+    inputs: InputArgs,
     /// Wait for the end, or at most so long (`--wait=10m`); the exit code is the outcome.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "watch")]
     wait: Option<String>,
@@ -289,7 +293,7 @@ async fn validate(workflow: Workflow, context: &mut Context) -> Result<u8, CliEr
             for (heading, stages) in kinds.into_iter().filter(|(_, stages)| !stages.is_empty()) {
                 told += heading;
                 for (index, stage) in stages.iter().enumerate() {
-                    told += &format!("  {}. {}\n", index + 1, display::names(&stage.task_ids));
+                    told += &format!("  {}. {}\n", index + 1, telling::names(&stage.task_ids));
                 }
             }
         }
@@ -354,6 +358,7 @@ async fn show(args: ShowArgs, context: &mut Context) -> Result<u8, CliError> {
             ("version", workflow.version.to_string()),
             ("etag", workflow.etag.clone()),
             ("labels", execution::labels(&workflow.labels)),
+            ("inputs", declared_inputs(&workflow)),
             ("created", execution::local(workflow.created_at.as_ref())),
             ("created by", workflow.created_by.clone()),
             ("updated", execution::local(workflow.updated_at.as_ref())),
@@ -365,6 +370,14 @@ async fn show(args: ShowArgs, context: &mut Context) -> Result<u8, CliError> {
         told + "\n" + &tasks_table(&workflow).render(width)
     })?;
     Ok(0)
+}
+
+/// `env (required), replicas`.
+fn declared_inputs(workflow: &Workflow) -> String {
+    let shown = |input: &WorkflowInput| {
+        if input.required { format!("{} (required)", input.name) } else { input.name.clone() }
+    };
+    workflow.inputs.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 fn tasks_table(workflow: &Workflow) -> Table {
@@ -400,7 +413,12 @@ async fn execute(args: ExecuteArgs, context: &mut Context) -> Result<u8, CliErro
         Some(wait) => Some(wait_bound(wait)?),
     };
     let channel = context.channel().await?;
+    let declared = match args.inputs.needs_declarations() {
+        true => declared(channel.clone(), &args.id).await?,
+        false => Vec::new(),
+    };
     let request = ExecuteWorkflowRequest {
+        inputs: inputs::message(args.inputs.read(&declared)?)?,
         workflow_id: args.id,
         labels: args.label.into_iter().collect(),
         request_id: request_id(),
@@ -418,6 +436,13 @@ async fn execute(args: ExecuteArgs, context: &mut Context) -> Result<u8, CliErro
     }
     context.output.resource(&started, || format!("{}\n", text::escape(&started.id)))?;
     Ok(0)
+}
+
+/// The inputs that a workflow declares: only they say whether `3` is a number or a text.
+async fn declared(channel: Channel, id: &str) -> Result<Vec<WorkflowInput>, CliError> {
+    let request = GetWorkflowRequest { workflow_id: id.to_owned(), version: 0 };
+    let answer = connect::workflows(channel).get_workflow(request).await?.into_inner();
+    Ok(answer.workflow.ok_or(CliError::Incomplete("the workflow"))?.inputs)
 }
 
 fn wait_bound(wait: &str) -> Result<std::time::Duration, CliError> {
@@ -505,9 +530,12 @@ async fn watch(args: WatchArgs, context: &mut Context) -> Result<u8, CliError> {
                 let progress = executions.entry(event.execution_id.clone()).or_default();
                 let told = match progress.apply(&event) {
                     Some(Happening::Ended(outcome)) => Some(format!("execution {}", outcome.word())),
-                    Some(happening) => display::plain_line(&happening, progress),
+                    Some(happening) => telling::plain_line(&happening, progress),
                     None => None,
                 };
+                if let Some(Kind::ApprovalRequested(_)) = &event.kind {
+                    talk(&approval::hint(&event.execution_id, &event.task_id));
+                }
                 let tail = event.execution_id.char_indices().rev().nth(7).map_or(0, |(at, _)| at);
                 told.map(|told| format!("{} {told}", text::escape(&event.execution_id[tail..])))
             }

@@ -45,6 +45,11 @@ pub struct Shown {
 }
 
 impl Shown {
+    /// Whether everything that shows it is here: a rerun has results of the execution that it repeats.
+    pub fn is_alone(&self) -> bool {
+        self.execution.tasks.iter().all(|task| !task.reused)
+    }
+
     fn weight(&self) -> usize {
         let labels = self.execution.labels.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<String>());
         size_of::<Execution>()

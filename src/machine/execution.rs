@@ -408,6 +408,8 @@ impl Execution {
 
     fn handlers_start(&mut self, role: Role, recorded: &Recorded, moves: &mut Moves) {
         self.handlers_started.push(role);
+        // It was the time of the ordinary tasks, which are over.
+        self.set_own_deadline(None);
         let definition = Arc::clone(&self.definition);
         definition.tasks_of(role).for_each(|task| self.consider(task, recorded, moves));
     }

@@ -9,20 +9,20 @@ use crate::support::{Noxd, eventually, is_alive, noop, number_in, shell, signal}
 use noxd::proto::v1;
 
 /// `noxd run` on a directory that is removed at the end.
-struct Run {
+pub struct Run {
     home: tempfile::TempDir,
 }
 
 impl Run {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { home: tempfile::Builder::new().prefix("noxd-run-").tempdir().expect("a directory") }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    fn file(&self, text: &str) -> PathBuf {
+    pub fn file(&self, text: &str) -> PathBuf {
         let path = self.path("workflow.yaml");
         std::fs::write(&path, text).expect("a file");
         path
@@ -35,32 +35,35 @@ impl Run {
         command
     }
 
-    fn output(&self, arguments: &[&str]) -> Output {
+    pub fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("it runs")
     }
 
-    fn start(&self, arguments: &[&str]) -> Child {
+    pub fn start(&self, arguments: &[&str]) -> Child {
         let log = std::fs::File::create(self.path("printed")).expect("a file");
         let both = log.try_clone().expect("a handle");
         self.command(arguments).stdout(log).stderr(both).spawn().expect("it starts")
     }
 
-    fn printed(&self) -> String {
+    pub fn printed(&self) -> String {
         std::fs::read_to_string(self.path("printed")).unwrap_or_default()
     }
 }
 
-fn noxctl(noxd: &Noxd, arguments: &[&str]) -> Output {
+/// Runs noxctl on it.
+pub fn noxctl(noxd: &Noxd, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_noxctl"));
     command.arg("--socket").arg(noxd.socket()).args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
     command.output().expect("noxctl runs")
 }
 
-fn text(bytes: &[u8]) -> String {
+/// What was printed.
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn all_text(output: &Output) -> String {
+/// What was printed on both ways.
+pub fn all_text(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 

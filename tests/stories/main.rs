@@ -3,9 +3,17 @@
 //!
 //! One binary, so that what they share in `support` is built once. Read `support` first.
 
+mod approvals;
+mod calls;
 mod clients;
 mod command_line;
+mod data;
+mod handlers;
+mod limits;
 mod processes;
 mod recovery;
+mod reruns;
+mod retries;
+mod steering;
 mod support;
 mod workflows;

@@ -2,8 +2,11 @@
 
 use std::process::Stdio;
 
-use crate::support::{Noxd, noop, shell};
-use noxd::proto::v1::{self, TaskStatus, WorkflowStatus};
+use crate::support::{Noxd, eventually, is_alive, noop, shell, signal};
+use noxd::{
+    cli::connect,
+    proto::v1::{self, TaskStatus, WorkflowStatus},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_survives_sigkill() {
@@ -124,6 +127,30 @@ async fn a_second_noxd_on_the_same_directory_is_refused() {
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("noxd: ") && words.contains("another"), "{words}");
     assert!(!noxd.path("other.sock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_that_the_last_child_of_a_killed_noxd_still_holds_is_waited_for() {
+    // S-SAFE-4
+    let mut noxd = Noxd::start().await;
+    noxd.create("w", vec![noop("a", &[])]).await;
+    noxd.kill_now();
+    // The child, which has its parent's files until it runs its program: it lets go when the new noxd has come.
+    std::fs::remove_file(noxd.socket()).expect("removed");
+    let held = tokio::net::UnixListener::bind(noxd.socket()).expect("bound");
+    let mut next = noxd.command().stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("noxd starts");
+    let (_probe, _) = held.accept().await.expect("it looks whether the socket is taken");
+    drop(held);
+    eventually("it serves", || async {
+        let channel = connect::socket_channel(&noxd.socket()).await;
+        assert!(is_alive(next.id()), "it gave up");
+        channel.ok()
+    })
+    .await;
+    let id = noxd.execute("w").await;
+    assert_eq!(noxd.ended(&id).await.status(), WorkflowStatus::Completed);
+    signal(next.id(), "TERM");
+    assert_eq!(next.wait().expect("it ends").code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,9 @@
 //! Executions, tasks and attempts as clients see them.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use pbjson_types::value::Kind;
 use prost::Message as _;
 
-use super::{definition::status, duration, timestamp};
+use super::{definition::status, duration, ends::Ends, timestamp};
 use crate::{
     engine::{
         read::{ReadError, Reads},
@@ -15,7 +13,7 @@ use crate::{
         attempt::seconds,
         execution::{CutShort, Execution, ExecutionStatus},
         explain::Blocker,
-        ids::{ExecutionId, Revision, TaskIndex, Timestamp},
+        ids::{Revision, TaskIndex, Timestamp},
         message::{AttemptResult, ErrorKind, Event, Output, Recorded, TaskEnd, TaskError, Trigger},
         progress::Counts,
         task::{TaskState, TaskStatus, remedy},
@@ -34,7 +32,7 @@ pub const SHOWN_TASKS: usize = 1_000;
 pub fn whole(execution: &Execution, reads: &Reads) -> Result<v1::WorkflowExecution, ReadError> {
     let mut shown = without_tasks(execution, reads)?;
     if execution.tasks.len() <= SHOWN_TASKS {
-        shown.tasks = tasks(execution, &Ends::read(execution.id, reads)?);
+        shown.tasks = tasks(execution, &Ends::read(execution, reads)?);
     }
     Ok(shown)
 }
@@ -192,58 +190,6 @@ pub fn task_status(status: TaskStatus) -> v1::TaskStatus {
         TaskStatus::Skipped => v1::TaskStatus::Skipped,
         TaskStatus::Blocked => v1::TaskStatus::Blocked,
         TaskStatus::Cancelled => v1::TaskStatus::Cancelled,
-    }
-}
-
-/// The ended attempts of some tasks, in order.
-#[derive(Default)]
-pub struct Ends(BTreeMap<TaskIndex, Vec<Arc<Recorded>>>);
-
-impl Ends {
-    /// Of all tasks of an execution.
-    pub fn read(id: ExecutionId, reads: &Reads) -> Result<Self, ReadError> {
-        let mut ends = Self::default();
-        let mut after = 0;
-        loop {
-            let events = reads.events(id, after, 1_024)?;
-            let Some(last) = events.last() else { return Ok(ends) };
-            after = last.revision;
-            for recorded in events {
-                if let Event::TaskEnded { task, .. } = &recorded.event {
-                    ends.0.entry(*task).or_default().push(Arc::new(recorded));
-                }
-            }
-        }
-    }
-
-    /// Of one task, following its ends backwards: it costs as much as the task has attempts.
-    pub fn read_one(&mut self, execution: &Execution, task: TaskIndex, reads: &Reads) -> Result<(), ReadError> {
-        let mut found = Vec::new();
-        let mut revision = execution.tasks[task as usize].last_end;
-        while revision != 0 {
-            let Some(recorded) = reads.event_at(execution.id, revision)? else { break };
-            let Event::TaskEnded { result, .. } = &recorded.event else { break };
-            revision = result.previous;
-            found.push(Arc::new(recorded));
-        }
-        found.reverse();
-        self.0.insert(task, found);
-        Ok(())
-    }
-
-    /// Those of all tasks, in order.
-    pub fn of_all(recorded: &[Arc<Recorded>]) -> Self {
-        let mut ends = Self::default();
-        for recorded in recorded {
-            if let Event::TaskEnded { task, .. } = &recorded.event {
-                ends.0.entry(*task).or_default().push(Arc::clone(recorded));
-            }
-        }
-        ends
-    }
-
-    fn of(&self, task: TaskIndex) -> &[Arc<Recorded>] {
-        self.0.get(&task).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -475,7 +421,7 @@ fn waiting_for(execution: &Execution, task: TaskIndex) -> Vec<String> {
         }
         TaskStatus::Waiting => words.push("a person's answer".into()),
         TaskStatus::Retrying => words.push(format!("the delay after attempt {}", state.attempt)),
-        TaskStatus::Queued => words.push("a free slot: as many tasks run as noxd's concurrency limit allows".into()),
+        TaskStatus::Queued => words.push("a free slot; `noxctl execution explain` names the limit".into()),
         _ => {}
     }
     words

@@ -3,6 +3,7 @@
 //! Requests are parsed once, here; behind it a value that exists is valid. Ids and request times are made here too.
 
 pub mod definition;
+pub mod ends;
 pub mod event;
 pub mod execution;
 
