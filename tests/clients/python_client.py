@@ -370,6 +370,46 @@ class Stories:
         rest = stream(execution_id=execution.id, task_id="both", from_offset=pieces[0].next_offset)
         self.assertEqual(list(rest), pieces[1:])
 
+    def test_inputs_an_answer_and_a_rerun(self):
+        ask = {"id": "ask", "approval": {"prompt": "Go on?"}}
+        say = command("say", "sh", "-c", 'echo "$1"; [ "$NOX_ATTEMPT" = 2 ]', "say", "{{ inputs.n + 1 }}",
+                      dependencies=["ask"], when="tasks.ask.output.approved")
+        workflow = self.create(ask, say, inputs=[{"name": "n", "parameter_type": "PARAMETER_TYPE_INTEGER",
+                                                  "required": True}])
+        fault = self.refused("INVALID_ARGUMENT", "INVALID_VALUE", self.nox.WorkflowService.ExecuteWorkflow,
+                             workflow_id=workflow.id, inputs={"n": "many"})
+        self.assertEqual(fault.fields, [("inputs.n", "INVALID_VALUE")])
+        execution = self.execute(workflow, inputs={"n": 41})
+        self.until(execution, "approval_requested", "ask")
+        service, of_ask = self.nox.ExecutionService, {"execution_id": execution.id, "task_id": "ask"}
+        self.assertEqual([b.kind for b in service.ExplainTask(**of_ask).blockers], ["APPROVAL"])
+        self.assertEqual([b.kind for b in service.ExplainTask(execution_id=execution.id, task_id="say").blockers],
+                         ["DEPENDENCY"])
+        service.ResolveApproval(**of_ask, approved=True, comment="yes")
+        self.refused("FAILED_PRECONDITION", "NOT_WAITING", service.ResolveApproval, **of_ask, approved=True)
+        self.until(execution, "execution_failed")
+        plan = service.RerunExecution(execution_id=execution.id, validate_only=True)
+        self.assertEqual((list(plan.reused_task_ids), list(plan.redone_task_ids)), (["ask"], ["say"]))
+        again = service.RerunExecution(execution_id=execution.id).execution
+        self.until(again, "execution_failed")
+        again = self.get(again)
+        self.assertEqual((again.rerun_of, [t.reused for t in again.tasks]), (execution.id, [True, False]))
+        self.assertEqual(json_format.MessageToDict(again.tasks[0].output)["comment"], "yes")
+
+    def test_a_limit_of_an_agent(self):
+        agents, agent = self.nox.AgentService, "a-" + uuid.uuid4().hex
+        self.assertEqual(agents.SetConcurrencyLimit(agent_id=agent, limit=1).limit.limit, 1)
+        gate, open_gate = self.gate()
+        execution = self.execute(self.create({**gate, "agent_id": agent}, {"id": "b", "noop": {}, "agent_id": agent}))
+        self.until(execution, "task_spawned", "gate")
+        blocker, = self.nox.ExecutionService.ExplainTask(execution_id=execution.id, task_id="b").blockers
+        self.assertEqual(blocker.kind, "LIMIT")
+        self.assertIn("`gate`", blocker.description)
+        self.assertIn((agent, 1, 1), [(x.agent_id, x.limit, x.running) for x in agents.ListConcurrencyLimits().limits])
+        open_gate()
+        self.until(execution, "execution_completed")
+        self.assertEqual(agents.SetConcurrencyLimit(agent_id=agent).limit.limit, 0)
+
     def test_a_pause_survives_sigkill(self):
         with tempfile.TemporaryDirectory(prefix="noxd-") as directory:
             daemon = Daemon(directory).start()
