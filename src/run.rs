@@ -29,7 +29,7 @@ use crate::{
     },
     config::{ConfigError, Settings, runs_dir},
     daemon::{Daemon, RunError, StartError, chain},
-    machine::{input, message::Content, workflow::Violation},
+    machine::workflow::Violation,
     notify::Supervisor,
     proto::v1,
     telemetry,
@@ -200,9 +200,8 @@ fn read(path: &Path, given: &InputArgs) -> Result<Run, RunFailure> {
         Err(violations) => return Err(RunFailure::Faults { path, violations }),
     };
     let values = given.read(&workflow.inputs)?;
-    if let Content::Ready(definition) = &content
-        && let Err(violations) = input::resolve(&definition.spec().inputs, &values)
-    {
+    let violations = definition::input_faults(&content, &values);
+    if !violations.is_empty() {
         return Err(RunFailure::Inputs { path, violations });
     }
     Ok((workflow, inputs::message(values)?))

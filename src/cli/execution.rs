@@ -274,25 +274,31 @@ fn remedy(execution: &WorkflowExecution) -> String {
 }
 
 fn tasks_table(tasks: &[TaskExecution]) -> Table {
-    let mut table = Table::new(&[
+    let mut columns = vec![
         Column::Whole("TASK"),
         Column::Whole("STATUS"),
         Column::Whole("TOOK"),
         Column::Flexible("NOTE"),
         Column::Optional("TRIES"),
-        Column::Optional("ROLE"),
-        Column::Optional("AGENT"),
-    ]);
+    ];
+    // Most workflows have neither, and the room is the note's.
+    let (roles, agents) =
+        (tasks.iter().any(|task| !role(task).is_empty()), tasks.iter().any(|task| !task.agent_id.is_empty()));
+    columns.extend(
+        [(roles, "ROLE"), (agents, "AGENT")].iter().filter(|(any, _)| *any).map(|(_, name)| Column::Optional(name)),
+    );
+    let mut table = Table::new(&columns);
     for task in tasks {
-        table.row(vec![
+        let mut row = vec![
             task.task_id.clone(),
             text::task_status(task.status).to_owned(),
             took(task.started_at.as_ref(), task.completed_at.as_ref()),
             note(task),
             task.attempts.len().to_string(),
-            role(task),
-            task.agent_id.clone(),
-        ]);
+        ];
+        row.extend(roles.then(|| role(task)));
+        row.extend(agents.then(|| task.agent_id.clone()));
+        table.row(row);
     }
     table
 }

@@ -70,7 +70,7 @@ impl Noxd {
 
 /// A span of the API.
 pub fn span(span: Duration) -> Option<pbjson_types::Duration> {
-    Some(span.try_into().expect("a span"))
+    Some(span.into())
 }
 
 /// A task that asks these people, or anybody.

@@ -14,6 +14,7 @@ pub use self::{
     render::{render, render_spec, status, violation},
 };
 use crate::machine::{
+    input,
     message::Content,
     workflow::{Definition, Violation, WorkflowSpec},
 };
@@ -62,6 +63,15 @@ fn in_order(mut faults: Vec<Violation>, mut unsupported: Vec<Violation>) -> Vec<
     faults.sort_by_cached_key(|fault| place(&fault.field));
     faults.extend(unsupported);
     faults
+}
+
+/// Every fault of what an execution of a definition would be given: what ExecuteWorkflow would refuse. A draft cannot be
+/// executed, and has no faults of this kind.
+pub fn input_faults(content: &Content, given: &serde_json::Map<String, serde_json::Value>) -> Vec<Violation> {
+    match content {
+        Content::Ready(definition) => input::resolve(&definition.spec().inputs, given).err().unwrap_or_default(),
+        Content::Draft { .. } => Vec::new(),
+    }
 }
 
 /// Sorts `tasks[2]` before `tasks[10]`.
