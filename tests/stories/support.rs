@@ -49,9 +49,10 @@ impl Noxd {
         let child = self.command().stderr(log).stdout(Stdio::null()).spawn().expect("noxd starts");
         self.child = Some(child);
         let socket = self.socket();
-        eventually("noxd serves", || {
-            let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.ok() }
+        // It answers: for a moment, the last child of a killed noxd may hold the socket that is connected to.
+        eventually("noxd serves", || async {
+            let mut executions = connect::executions(connect::socket_channel(&socket).await.ok()?);
+            executions.list_executions(v1::ListExecutionsRequest { page_size: 1, ..Default::default() }).await.ok()
         })
         .await;
     }
