@@ -102,7 +102,7 @@ impl Light {
     }
 
     /// What a task left; of one that kept its result, in the execution that this one repeats.
-    fn result(&self, id: ExecutionId, task: TaskIndex, newest: &[Arc<Recorded>]) -> TaskResult {
+    pub fn result(&self, id: ExecutionId, task: TaskIndex, newest: &[Arc<Recorded>]) -> TaskResult {
         let execution = self.machine.state().execution(id).cloned().or_else(|| self.execution(id));
         let execution = execution.expect("somebody waits for its result");
         let state = &execution.tasks[task as usize];
@@ -140,7 +140,7 @@ impl Light {
     }
 
     /// An execution, rebuilt from its events.
-    fn execution(&self, id: ExecutionId) -> Option<Execution> {
+    pub fn execution(&self, id: ExecutionId) -> Option<Execution> {
         let mut events = self.log.iter().filter(|recorded| recorded.execution == Some(id));
         let first = events.next()?;
         let Event::ExecutionStarted { version, .. } = first.event else { panic!("events before the start") };

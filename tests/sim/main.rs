@@ -8,6 +8,8 @@
 //! `NOXD_SEEDS=N` sets how many stories are told, `NOXD_SEED=S` tells one of them alone.
 
 mod chance;
+#[cfg(feature = "daemon")]
+mod conformance;
 mod coverage;
 mod expect;
 mod ledger;
