@@ -16,6 +16,8 @@ mod ledger;
 mod light;
 mod model;
 mod plan;
+#[cfg(feature = "daemon")]
+mod real;
 mod settled;
 mod world;
 
@@ -79,7 +81,22 @@ fn the_machine_keeps_its_promises_whatever_happens() {
         let mut world = World::new(Light::new(limit), limit, chance);
         world.live(60);
         let did = world.ledger.log.len();
-        assert!(did >= 20, "void: seed {seed} gave {did} events");
+        assert!(did >= world::ENOUGH, "void: seed {seed} gave {did} events");
+        world.ledger.coverage
+    });
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn the_engine_and_its_store_keep_their_promises_whatever_happens() {
+    // S-SAFE-1, S-SAFE-2, S-SAFE-4, S-VIEW-2
+    tell("the_engine_and_its_store_keep_their_promises_whatever_happens", 100, |seed| {
+        let mut chance = Chance::seeded(seed);
+        let limit = 1 + chance.below(6) as u32;
+        let mut world = World::new(real::Real::new(limit, seed), limit, chance);
+        world.live(60);
+        let did = world.ledger.log.len();
+        assert!(did >= world::ENOUGH, "void: seed {seed} gave {did} events");
         world.ledger.coverage
     });
 }
