@@ -13,7 +13,7 @@ use noxd::{
         state::State,
         step::{Machine, Step},
     },
-    store::{Store, StoreConfig, StoreError, simulated::SimulatedDisk},
+    store::{RowWrite, Store, StoreConfig, StoreError, layout, simulated::SimulatedDisk},
 };
 
 use crate::{
@@ -102,6 +102,18 @@ impl Real {
         })
     }
 
+    /// A snapshot far more often than the engine writes one: what comes back must be what went in, and recovery goes on
+    /// from it.
+    fn snapshot(&self, id: ExecutionId) -> Option<RowWrite> {
+        let held = self.machine.state().execution(id).filter(|held| !held.status.is_terminal())?;
+        let bytes = layout::encode_snapshot(held);
+        let definition = |_: &WorkflowId, _| Ok::<_, layout::LayoutError>(Arc::clone(&held.definition));
+        let mut back = layout::decode_snapshot(id, &bytes, definition).expect("a snapshot can be read");
+        back.events_since_snapshot = held.events_since_snapshot;
+        assert_eq!(back, *held, "a snapshot forgets something");
+        held.revision.is_multiple_of(5).then(|| RowWrite { key: layout::key::snapshot(id), value: Some(bytes) })
+    }
+
     fn commit(&mut self, events: &[Arc<Recorded>], loaded: Vec<ExecutionId>) -> Result<(), StoreError> {
         let mut rows = Rows::of_events(events, self.machine.state());
         if rows.is_empty() {
@@ -115,7 +127,10 @@ impl Real {
         for (id, mark) in std::mem::take(&mut rows.marks) {
             self.machine.state_mut().mark_written(id, mark);
         }
-        let batch = rows.into_batch(self.machine.state());
+        let mut batch = rows.into_batch(self.machine.state());
+        for id in &touched {
+            batch.rows.extend(self.snapshot(*id));
+        }
         self.store.as_mut().expect("it is open").commit(batch)?;
         self.machine.state_mut().drop_idle(touched.into_iter().chain(loaded));
         Ok(())
