@@ -14,12 +14,14 @@ use noxd::{
     api::convert::definition,
     cli::file,
     machine::{
-        explain, judgement, placeholder,
+        explain,
         ids::{Actor, AttemptKey, Elapsed, ExecutionId, TaskIndex, Tick, Timestamp, WorkflowId},
+        judgement,
         message::{
-            AttemptEnd, AttemptOutcome, Command, Content, Effect, Event, Inputs, Operation, Output, Recorded, StopCause,
-            TaskEnd, Trigger,
+            AttemptEnd, AttemptOutcome, Command, Content, Effect, Event, Inputs, Operation, Output, Recorded,
+            StopCause, TaskEnd, Trigger,
         },
+        placeholder,
         workflow::Definition,
     },
 };
@@ -69,7 +71,8 @@ struct Teller {
 
 fn cases() -> Vec<(String, Case)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
-    let mut files: Vec<_> = fs::read_dir(&folder).expect("the cases").map(|entry| entry.expect("a file").path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(&folder).expect("the cases").map(|entry| entry.expect("a file").path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
     let mut all = Vec::new();
@@ -86,7 +89,9 @@ fn cases() -> Vec<(String, Case)> {
 fn every_case_goes_as_it_is_told() {
     let cases = cases();
     assert!(cases.len() >= FEWEST, "void: only {} cases were found", cases.len());
-    let failed: Vec<String> = cases.iter().filter_map(|(file, case)| Some((file, case, tell(case).err()?)))
+    let failed: Vec<String> = cases
+        .iter()
+        .filter_map(|(file, case)| Some((file, case, tell(case).err()?)))
         .map(|(file, case, why)| format!("{file}: {}\n    {why}", case.name))
         .collect();
     assert!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), cases.len(), failed.join("\n"));
@@ -108,7 +113,9 @@ fn every_clause_is_cited_by_a_case_or_a_test() {
     while let Some(path) = open.pop() {
         if path.is_dir() {
             open.extend(fs::read_dir(&path).expect("a folder").map(|entry| entry.expect("a file").path()));
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests/sim/conformance.rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with("tests/sim/conformance.rs")
+        {
             let text = fs::read_to_string(&path).expect("a source");
             cited.extend(clauses.iter().filter(|clause| names(&text, clause)).map(ToString::to_string));
         }
@@ -135,7 +142,8 @@ fn tell(case: &Case) -> Result<(), String> {
     let content = match definition::parse(workflow).into_content(false) {
         Ok(content) => content,
         Err(faults) => {
-            let found: Vec<String> = faults.iter().map(|fault| format!("{} {}", fault.field, fault.reason.as_str())).collect();
+            let found: Vec<String> =
+                faults.iter().map(|fault| format!("{} {}", fault.field, fault.reason.as_str())).collect();
             let same = found == case.faults;
             return if same { Ok(()) } else { Err(format!("its faults are {found:#?}, {:?}", faults[0].description)) };
         }
@@ -185,11 +193,14 @@ impl Teller {
         for effect in effects {
             let (key, what) = match effect {
                 Effect::StartAttempt { attempt, .. } => (attempt, "start".to_string()),
-                Effect::StopAttempt { attempt, cause } => (attempt, match cause {
-                    StopCause::Cancelled => "cancel".into(),
-                    StopCause::TimedOut(limit) => limit.as_str().into(),
-                    StopCause::ExecutionTimedOut => "execution_timeout".into(),
-                }),
+                Effect::StopAttempt { attempt, cause } => (
+                    attempt,
+                    match cause {
+                        StopCause::Cancelled => "cancel".into(),
+                        StopCause::TimedOut(limit) => limit.as_str().into(),
+                        StopCause::ExecutionTimedOut => "execution_timeout".into(),
+                    },
+                ),
             };
             let id = self.definition.task(key.task).id.clone();
             self.orders.push(format!("{what} {id}#{}", key.attempt));
@@ -240,7 +251,8 @@ impl Teller {
                 let source = self.run;
                 self.run = ExecutionId(source.0 + 1);
                 let tasks = rest.split_whitespace().map(Into::into).collect();
-                let outcome = self.want(Command::RerunExecution { execution: self.run, source, tasks }, "uid:1", refused);
+                let outcome =
+                    self.want(Command::RerunExecution { execution: self.run, source, tasks }, "uid:1", refused);
                 self.run = if refused.is_empty() { self.run } else { source };
                 outcome
             }

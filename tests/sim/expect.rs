@@ -66,7 +66,8 @@ impl Ledger {
                 };
                 match &spec.tasks[at].action {
                     Some(Action::Approval(approval)) if run.tasks[at].status == TaskStatus::Waiting => {
-                        let may = approval.approvers.is_empty() || approval.approvers.iter().any(|one| one == actor.as_str());
+                        let may =
+                            approval.approvers.is_empty() || approval.approvers.iter().any(|one| one == actor.as_str());
                         if may { "Ok" } else { "NotAnApprover" }
                     }
                     _ => "NotWaiting",
@@ -79,7 +80,11 @@ impl Ledger {
             Command::AttemptSpawned { attempt, .. }
             | Command::AttemptSilent { attempt }
             | Command::AttemptEnded { attempt, .. } => {
-                if self.is_live(*attempt) { "Ok" } else { "StaleAttempt" }
+                if self.is_live(*attempt) {
+                    "Ok"
+                } else {
+                    "StaleAttempt"
+                }
             }
             Command::Drain => "Ok",
         }

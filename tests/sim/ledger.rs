@@ -180,9 +180,8 @@ impl Run {
     }
 
     fn running(&self, roles: &[usize]) -> Vec<usize> {
-        let runs = |task: &usize| {
-            self.tasks[*task].status == TaskStatus::Running && roles.contains(&self.plan.role(*task))
-        };
+        let runs =
+            |task: &usize| self.tasks[*task].status == TaskStatus::Running && roles.contains(&self.plan.role(*task));
         (0..self.tasks.len()).filter(runs).collect()
     }
 
@@ -255,7 +254,10 @@ impl Ledger {
         if let Some((id, answered, yes)) = self.answered {
             let end = if yes { TaskEnd::Completed } else { TaskEnd::Failed };
             let ended = matches!(&recorded.event, Event::TaskEnded { task, end: is, attempt: 0, .. } if *task == answered && *is == end);
-            self.check(recorded.execution == Some(id) && ended, "an approval was answered, and its task did not end so");
+            self.check(
+                recorded.execution == Some(id) && ended,
+                "an approval was answered, and its task did not end so",
+            );
         }
         match (&recorded.event, recorded.execution) {
             (Event::WorkflowChanged { change, version, record }, None) => {
@@ -271,7 +273,10 @@ impl Ledger {
                 self.check(*version == next, "versions count by one");
                 if let Some(Content::Ready(definition)) = record.as_ref().map(|record| &record.content) {
                     let plan = self.plans.get(&(id.clone(), *version));
-                    self.check(plan.is_some_and(|plan| plan.definition.spec() == definition.spec()), "another definition");
+                    self.check(
+                        plan.is_some_and(|plan| plan.definition.spec() == definition.spec()),
+                        "another definition",
+                    );
                 }
                 self.workflows.insert(id, (*version, is_deleted));
             }
@@ -333,7 +338,9 @@ impl Ledger {
     }
 
     fn started(&mut self, id: ExecutionId, recorded: &Arc<Recorded>) {
-        let Event::ExecutionStarted { version, task_count, trigger, inputs, reused, .. } = &recorded.event else { return };
+        let Event::ExecutionStarted { version, task_count, trigger, inputs, reused, .. } = &recorded.event else {
+            return;
+        };
         self.check(!self.runs.contains_key(&id), "an execution began twice");
         self.check(!self.draining, "work was taken while noxd drains");
         let workflow = recorded.workflow.clone().expect("it has a workflow");
@@ -391,7 +398,13 @@ impl Ledger {
     }
 
     /// What a rerun keeps: what was good, and does not come after something that is done again; no handlers.
-    fn check_reused(&self, source: ExecutionId, workflow: &WorkflowId, version: u64, reused: &[(TaskIndex, TaskStatus)]) {
+    fn check_reused(
+        &self,
+        source: ExecutionId,
+        workflow: &WorkflowId,
+        version: u64,
+        reused: &[(TaskIndex, TaskStatus)],
+    ) {
         let Some(source) = self.runs.get(&source) else { self.fail("a rerun of nothing") };
         self.check(source.status.is_terminal(), "a rerun of what has not ended");
         self.check((&source.workflow, source.version) == (workflow, version), "a rerun of another version");
@@ -401,7 +414,10 @@ impl Ledger {
             let good = matches!(status, TaskStatus::Completed | TaskStatus::Skipped) || source.is_excused(task);
             self.check(source.tasks[task].status == status && good, "only what was good is kept");
             self.check(source.plan.role(task) == 0, "handlers are done again");
-            self.check(source.plan.dependencies[task].iter().all(|before| kept(*before)), "kept after what is done again");
+            self.check(
+                source.plan.dependencies[task].iter().all(|before| kept(*before)),
+                "kept after what is done again",
+            );
         }
         self.check(reused.len() < source.tasks.len(), "a rerun of nothing");
     }
@@ -460,7 +476,9 @@ impl Ledger {
                 self.check(run.end() == *end, format_args!("S-STATE-3: it ended {end:?}, not {:?}", run.end()));
                 let finally_ran = |task: usize| {
                     let state = &run.tasks[task];
-                    run.plan.role(task) != 2 || run.cancels > 1 || run.handlers.contains(&2) && state.status != TaskStatus::Cancelled
+                    run.plan.role(task) != 2
+                        || run.cancels > 1
+                        || run.handlers.contains(&2) && state.status != TaskStatus::Cancelled
                 };
                 self.check((0..run.tasks.len()).all(finally_ran), "S-STATE-5: `finally` had no turn");
                 let run = self.run(id);
@@ -500,7 +518,10 @@ impl Ledger {
             Event::TaskStarted { .. } => self.task_started(id, recorded),
             Event::TaskSpawned { task, attempt, .. } => {
                 let state = &run.tasks[*task as usize];
-                self.check((state.status, state.attempt) == (TaskStatus::Running, *attempt), "S-SAFE-2: not the live attempt");
+                self.check(
+                    (state.status, state.attempt) == (TaskStatus::Running, *attempt),
+                    "S-SAFE-2: not the live attempt",
+                );
             }
             Event::TaskTimeoutReached { task, attempt, limit, timeout_micros } => {
                 let (spec, state) = (run.spec(*task as usize), &run.tasks[*task as usize]);
@@ -508,7 +529,9 @@ impl Ledger {
                 let live = (state.status, state.attempt) == (TaskStatus::Running, *attempt);
                 self.check(live && state.stopping.is_none(), "S-RETRY-5: not of a live attempt");
                 let due = match limit {
-                    TimeLimit::Attempt => state.timer.is_some_and(|at| at <= now) && spec.timeout_micros == Some(*timeout_micros),
+                    TimeLimit::Attempt => {
+                        state.timer.is_some_and(|at| at <= now) && spec.timeout_micros == Some(*timeout_micros)
+                    }
                     TimeLimit::Idle => self.silent.contains(&key) && spec.idle_timeout_micros == Some(*timeout_micros),
                 };
                 self.check(due, "S-RETRY-5: its time is not up");
@@ -548,7 +571,12 @@ impl Ledger {
             }
         }
         // What is called off is cancelled at once: but for what the same step blocks or ends.
-        if !matches!(recorded.event, Event::ExecutionCancelRequested { .. } | Event::ExecutionFailFast { .. } | Event::ExecutionTimeoutReached { .. }) {
+        if !matches!(
+            recorded.event,
+            Event::ExecutionCancelRequested { .. }
+                | Event::ExecutionFailFast { .. }
+                | Event::ExecutionTimeoutReached { .. }
+        ) {
             let run = &self.runs[&id];
             for role in 0..3 {
                 let left = if run.is_called_off(role) { run.idle(&[role]) } else { Vec::new() };
@@ -619,7 +647,9 @@ impl Ledger {
             Says::Never(why) => self.check(reason.contains(why), format_args!("S-DEP-3: `{reason}`, not `{why}`")),
             Says::Holds => match self.conditions(id, task) {
                 Some(true) => self.fail("S-COND-1: its conditions hold"),
-                Some(false) => self.check(!reason.contains("could not be evaluated"), "S-COND-4: they can be evaluated"),
+                Some(false) => {
+                    self.check(!reason.contains("could not be evaluated"), "S-COND-4: they can be evaluated")
+                }
                 None => self.check(reason.contains("could not be evaluated"), format_args!("S-COND-4: `{reason}`")),
             },
             says => self.fail(format_args!("S-DEP-3: its rule says {says:?}")),
@@ -661,7 +691,10 @@ impl Ledger {
         let tries = attempt - state.interruptions;
         let most = run.spec(at).retry.as_ref().map_or(1, |retry| retry.max_attempts);
         self.check(tries <= most, format_args!("S-RETRY-1: {tries} counted attempts of {most}"));
-        self.check(ready_at <= queued_at && *queued_at == state.queued_at && *queued_at <= recorded.time, "S-VIEW-6: when it waited");
+        self.check(
+            ready_at <= queued_at && *queued_at == state.queued_at && *queued_at <= recorded.time,
+            "S-VIEW-6: when it waited",
+        );
         self.check(waited.backoff == state.delay, "S-VIEW-6: the backoff that it waited for");
         self.become_status(id, at, TaskStatus::Running);
         let run = self.run(id);
@@ -692,7 +725,10 @@ impl Ledger {
                 self.fail(format_args!("{end:?} with {kind:?}, but it was reported {all:?}"));
             };
             self.check_end(*end, expected, run, at);
-            self.check(*end == TaskEnd::Completed || result.output.is_none(), "S-DATA-1: only success leaves an output");
+            self.check(
+                *end == TaskEnd::Completed || result.output.is_none(),
+                "S-DATA-1: only success leaves an output",
+            );
             if *end == TaskEnd::Completed {
                 self.check(result.output == outcome.output, "S-DATA-1: another output");
             }
@@ -800,7 +836,8 @@ fn expected_end(run: &Run, task: usize, outcome: &AttemptOutcome) -> (TaskEnd, O
         tries < retry.max_attempts
             && !run.is_called_off(run.plan.role(task))
             && kind != ErrorKind::Template
-            && (retry.retry_on_errors.is_empty() || retry.retry_on_errors.iter().any(|entry| names(entry, kind, &outcome.end)))
+            && (retry.retry_on_errors.is_empty()
+                || retry.retry_on_errors.iter().any(|entry| names(entry, kind, &outcome.end)))
     });
     match again {
         Some(retry) => (TaskEnd::Retrying { delay_micros: longest_delay(retry, tries) }, Some(kind)),

@@ -124,7 +124,8 @@ impl Light {
     fn record(&self, id: &WorkflowId, version: Option<u64>) -> Option<Arc<WorkflowRecord>> {
         self.log.iter().rev().find_map(|recorded| match &recorded.event {
             Event::WorkflowChanged { version: is, record: Some(record), .. }
-                if recorded.workflow.as_ref() == Some(id) && version.is_none_or(|wanted| wanted == *is && !record.deleted) =>
+                if recorded.workflow.as_ref() == Some(id)
+                    && version.is_none_or(|wanted| wanted == *is && !record.deleted) =>
             {
                 Some(Arc::clone(record))
             }
@@ -219,7 +220,11 @@ impl Engine for Light {
             let execution = self.execution(id).expect("it is alive");
             if let Mark::Dormant { wake } = mark {
                 // Its row says RUNNING or PAUSED; which, the last control says.
-                let status = if execution.status == ExecutionStatus::Paused { ExecutionStatus::Paused } else { ExecutionStatus::Running };
+                let status = if execution.status == ExecutionStatus::Paused {
+                    ExecutionStatus::Paused
+                } else {
+                    ExecutionStatus::Running
+                };
                 state.note_dormant(id, execution.workflow, status, *wake);
                 continue;
             }

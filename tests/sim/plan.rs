@@ -133,7 +133,8 @@ impl Plan {
         let mut checks = vec![Vec::new(); count];
         let mut tasks = vec![TaskSpec::default(); count];
         for (place, &task) in order.iter().enumerate() {
-            let before: Vec<usize> = order[..place].iter().copied().filter(|other| roles[*other] == roles[task]).collect();
+            let before: Vec<usize> =
+                order[..place].iter().copied().filter(|other| roles[*other] == roles[task]).collect();
             for &other in &before {
                 if chance.one_in(3) {
                     dependencies[task].push(other);
@@ -253,7 +254,8 @@ fn task_spec(id: &str, features: Features, is_root: bool, chance: &mut Chance) -
         task.timeout_micros = chance.one_in(3).then(|| (1 + chance.below(8) as u64) * SECOND);
         task.queue_timeout_micros = chance.one_in(6).then(|| (1 + chance.below(8) as u64) * SECOND);
         task.idle_timeout_micros = chance.one_in(4).then(|| (1 + chance.below(4) as u64) * SECOND);
-        task.on_interrupt = chance.pick(&[OnInterrupt::Retry, OnInterrupt::Retry, OnInterrupt::Retry, OnInterrupt::Fail]);
+        task.on_interrupt =
+            chance.pick(&[OnInterrupt::Retry, OnInterrupt::Retry, OnInterrupt::Retry, OnInterrupt::Fail]);
     }
     task
 }

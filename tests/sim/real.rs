@@ -5,7 +5,11 @@
 use std::sync::Arc;
 
 use noxd::{
-    engine::{batch::Rows, read::Reads, recovery},
+    engine::{
+        batch::{OpenRows, Rows},
+        read::Reads,
+        recovery,
+    },
     machine::{
         ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick, WorkflowId},
         judgement::TaskResult,
@@ -27,6 +31,7 @@ pub struct Real {
     reads: Reads,
     disk: SimulatedDisk,
     limit: u32,
+    open: OpenRows,
     /// The power fails at the end of the batch at the latest.
     is_doomed: bool,
 }
@@ -45,7 +50,8 @@ impl Real {
     pub fn new(limit: u32, seed: u64) -> Self {
         let disk = SimulatedDisk::new(seed);
         let (store, reads) = open(&disk);
-        Self { machine: Machine::new(State::new(limit)), store: Some(store), reads, disk, limit, is_doomed: false }
+        let machine = Machine::new(State::new(limit));
+        Self { machine, store: Some(store), reads, disk, limit, open: OpenRows::default(), is_doomed: false }
     }
 
     fn load(&mut self, command: &Command, loaded: &mut Vec<ExecutionId>) {
@@ -115,7 +121,7 @@ impl Real {
     }
 
     fn commit(&mut self, events: &[Arc<Recorded>], loaded: Vec<ExecutionId>) -> Result<(), StoreError> {
-        let mut rows = Rows::of_events(events, self.machine.state());
+        let mut rows = Rows::of_events(events, self.machine.state(), &mut self.open);
         if rows.is_empty() {
             self.machine.state_mut().drop_idle(loaded);
             return Ok(());
@@ -178,6 +184,7 @@ impl Engine for Real {
 
     fn restart(&mut self) -> Vec<AttemptKey> {
         self.store = None;
+        self.open = OpenRows::default();
         self.disk.crash();
         let (store, reads) = open(&self.disk);
         (self.store, self.reads) = (Some(store), reads);

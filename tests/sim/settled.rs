@@ -55,10 +55,16 @@ impl Ledger {
             let state = &run.tasks[task];
             if state.status == TaskStatus::Pending && run.has_turn(task) {
                 let says = run.says(task);
-                self.require(says == Says::Open, format_args!("S-DEP-4: task {task} is PENDING, and its rule says {says:?}"));
+                self.require(
+                    says == Says::Open,
+                    format_args!("S-DEP-4: task {task} is PENDING, and its rule says {says:?}"),
+                );
             }
             let is_idle = !state.status.is_terminal() && state.status != TaskStatus::Running;
-            self.require(!is_idle || !run.is_called_off(run.plan.role(task)), "S-STATE-8: what was called off waits on");
+            self.require(
+                !is_idle || !run.is_called_off(run.plan.role(task)),
+                "S-STATE-8: what was called off waits on",
+            );
             let has_timer = state.timer.is_some() || state.status != TaskStatus::Retrying;
             self.require(has_timer, "S-STATE-6: a task waits for a retry that never comes");
         }

@@ -245,7 +245,8 @@ impl<E: Engine> World<E> {
     fn rerun(&mut self) {
         let over = self.ledger.runs.iter().filter(|(_, run)| run.status.is_terminal());
         let over: Vec<ExecutionId> = over.map(|(id, _)| *id).collect();
-        let source = if over.is_empty() || self.chance.one_in(8) { self.any_run() } else { Some(self.chance.pick(&over)) };
+        let source =
+            if over.is_empty() || self.chance.one_in(8) { self.any_run() } else { Some(self.chance.pick(&over)) };
         let Some(source) = source else { return };
         let mut tasks = Vec::new();
         if self.chance.one_in(2) {
