@@ -648,7 +648,7 @@ impl Ledger {
             Says::Holds => match self.conditions(id, task) {
                 Some(true) => self.fail("S-COND-1: its conditions hold"),
                 Some(false) => {
-                    self.check(!reason.contains("could not be evaluated"), "S-COND-4: they can be evaluated")
+                    self.check(!reason.contains("could not be evaluated"), "S-COND-4: they can be evaluated");
                 }
                 None => self.check(reason.contains("could not be evaluated"), format_args!("S-COND-4: `{reason}`")),
             },
