@@ -36,6 +36,14 @@ deny:
 test:
     .ci/run test
 
+# Thousands of simulated stories of the machine, the engine and its store.
+sim:
+    .ci/run sim
+
+# Bugs made on purpose, each of which the simulation must find; an hour where the build is cold.
+bugs:
+    .ci/bugs
+
 # Kills, failing calls, power cuts and a full disk for a real noxd; the last three need strace or root.
 faults:
     .ci/run faults

@@ -111,7 +111,9 @@ pub fn judge(execution: &Execution, task: TaskIndex, results: &Results) -> Judge
 pub fn facts<'a>(execution: &'a Execution, read: &[TaskIndex], results: &Results) -> Facts<'a> {
     let tasks = read.iter().map(|&task| {
         let (spec, state) = (execution.definition.task(task), &execution.tasks[task as usize]);
-        let result = results.get(&(execution.id, task)).cloned().unwrap_or_default();
+        // What an attempt left that is not the last one is nothing, even where the same batch happens to hold it.
+        let left = results.get(&(execution.id, task)).filter(|_| has_result(state.status));
+        let result = left.cloned().unwrap_or_default();
         let facts = TaskFacts {
             status: state.status,
             output: result.output,
@@ -134,9 +136,11 @@ pub fn facts<'a>(execution: &'a Execution, read: &[TaskIndex], results: &Results
     }
 }
 
-/// Only what an attempt or a person has ended has left anything.
 fn needs(execution: &Execution, task: TaskIndex, results: &Results) -> bool {
-    let state = &execution.tasks[task as usize];
-    let has_result = matches!(state.status, TaskStatus::Completed | TaskStatus::Failed | TaskStatus::TimedOut);
-    has_result && !results.contains_key(&(execution.id, task))
+    has_result(execution.tasks[task as usize].status) && !results.contains_key(&(execution.id, task))
+}
+
+/// Only what an attempt or a person has ended has left anything.
+fn has_result(status: TaskStatus) -> bool {
+    matches!(status, TaskStatus::Completed | TaskStatus::Failed | TaskStatus::TimedOut)
 }

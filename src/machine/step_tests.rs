@@ -8,7 +8,7 @@ use crate::machine::{
     ids::{Elapsed, ExecutionId, Timestamp, WorkflowId},
     message::{AttemptEnd, AttemptOutcome, Content, ExecutionEnd, Inputs, Operation, TaskEnd, Trigger},
     task::TaskStatus,
-    workflow::{Action, Definition, Priority, TaskSpec, WorkflowSpec},
+    workflow::{Action, Definition, Priority, RetrySpec, TaskSpec, TriggerRule, WorkflowSpec},
 };
 
 const RUN: ExecutionId = ExecutionId(1);
@@ -176,6 +176,35 @@ fn over_the_limit_tasks_queue_and_then_run() {
     story.ends("urgent", AttemptEnd::Succeeded).expect("taken");
     assert_eq!(story.tasks(), "a Running, b Running, c Queued, urgent Completed");
     assert_eq!(story.machine.state().admission().running(), 2);
+}
+
+#[test]
+fn a_condition_sees_nothing_of_an_attempt_that_was_not_the_last_whatever_is_in_the_same_batch() {
+    // S-COND-2, S-COND-4
+    let task = |id: &str, dependencies: &[&str]| TaskSpec {
+        id: id.into(),
+        dependencies: dependencies.iter().map(ToString::to_string).collect(),
+        action: Some(Action::Noop { duration_micros: 0 }),
+        ..TaskSpec::default()
+    };
+    let retry = Some(RetrySpec { max_attempts: 2, ..RetrySpec::default() });
+    let reads = "tasks.flaky.exit_code == 1".to_string();
+    let trigger_rule = TriggerRule::OneSucceeded;
+    let early = TaskSpec { trigger_rule, when: reads, ..task("early", &["a", "flaky"]) };
+    let tasks = vec![task("a", &[]), TaskSpec { retry, ..task("flaky", &[]) }, early];
+    let spec = WorkflowSpec { tasks, ..WorkflowSpec::named(name("w")) };
+    for same_batch in [true, false] {
+        let mut story = Story::new(9);
+        let content = Content::Ready(Definition::check(spec.clone()).expect("no faults"));
+        story.tell(Command::CreateWorkflow { content }).expect("stored");
+        story.execute(RUN).expect("started");
+        story.ends("flaky", AttemptEnd::ExitCode(1)).expect("taken");
+        if !same_batch {
+            story.machine.state_mut().drop_idle([]);
+        }
+        story.ends("a", AttemptEnd::Succeeded).expect("taken");
+        assert_eq!(story.tasks(), "a Completed, flaky Retrying, early Skipped", "same batch: {same_batch}");
+    }
 }
 
 #[test]

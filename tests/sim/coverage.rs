@@ -1,0 +1,143 @@
+//! What the seeds have reached: every kind of event, every transition of a task, every fault. What was never reached was
+//! never checked.
+
+use std::collections::BTreeMap;
+
+use noxd::machine::{
+    message::{Event, ExecutionEnd, TaskEnd},
+    task::TaskStatus,
+};
+
+use TaskStatus::{
+    Blocked, Cancelled, Completed, Failed, Pending, Queued, Retrying, Running, Skipped, TimedOut, Waiting,
+};
+
+/// S-STATE-2, written down once more.
+pub const TRANSITIONS: [(TaskStatus, TaskStatus); 21] = [
+    (Pending, Queued),
+    (Pending, Waiting),
+    (Pending, Skipped),
+    (Pending, Blocked),
+    (Pending, Cancelled),
+    (Waiting, Completed),
+    (Waiting, Failed),
+    (Waiting, TimedOut),
+    (Waiting, Cancelled),
+    (Queued, Running),
+    (Queued, TimedOut),
+    (Queued, Failed),
+    (Queued, Cancelled),
+    (Running, Completed),
+    (Running, Failed),
+    (Running, TimedOut),
+    (Running, Retrying),
+    (Running, Queued),
+    (Running, Cancelled),
+    (Retrying, Queued),
+    (Retrying, Cancelled),
+];
+
+/// In the table, and nothing takes it: for an agent that is gone, which this build does not know.
+const NOT_TAKEN: [&str; 1] = ["Queued to Failed"];
+
+const EVENTS: [&str; 24] = [
+    "WorkflowChanged",
+    "ExecutionStarted",
+    "ExecutionPaused",
+    "ExecutionResumed",
+    "ExecutionCancelRequested",
+    "ExecutionFailFast",
+    "ExecutionTimeoutReached",
+    "HandlersStarted",
+    "ExecutionEnded",
+    "TaskReady",
+    "ConditionError",
+    "ApprovalRequested",
+    "ApprovalResolved",
+    "TaskRetryDue",
+    "TaskStarted",
+    "TaskSpawned",
+    "TaskTimeoutReached",
+    "TaskEnded",
+    "TaskEnded Interrupted",
+    "TasksBlocked",
+    "TasksSkipped",
+    "TasksCancelled",
+    "ConcurrencyLimitSet",
+    "a second cancel",
+];
+
+/// How often each thing was reached.
+#[derive(Default)]
+pub struct Coverage(BTreeMap<String, u64>);
+
+impl Coverage {
+    pub fn reached(&mut self, what: &str) {
+        match self.0.get_mut(what) {
+            Some(count) => *count += 1,
+            None => _ = self.0.insert(what.into(), 1),
+        }
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        self.reached(name_of(event));
+        match event {
+            Event::TaskEnded { end: TaskEnd::Interrupted, .. } => self.reached("TaskEnded Interrupted"),
+            Event::ExecutionCancelRequested { finally_too: true, .. } => self.reached("a second cancel"),
+            _ => {}
+        }
+    }
+
+    pub fn transition(&mut self, from: TaskStatus, to: TaskStatus) {
+        self.reached(&format!("{from:?} to {to:?}"));
+    }
+
+    pub fn ended(&mut self, end: ExecutionEnd) {
+        self.reached(&format!("an execution {end:?}"));
+    }
+
+    pub fn take_in(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            *self.0.entry(what.clone()).or_default() += count;
+        }
+    }
+
+    /// One line each, and what of all that there is was never reached.
+    pub fn report(&self, faults: &[&str]) -> Vec<String> {
+        for (what, count) in &self.0 {
+            println!("{count:>10}  {what}");
+        }
+        let transitions = TRANSITIONS.iter().map(|(from, to)| format!("{from:?} to {to:?}"));
+        let ends = ["Completed", "Failed", "Cancelled"].map(|end| format!("an execution {end}"));
+        let all = transitions.chain(ends).chain(EVENTS.iter().chain(faults).map(ToString::to_string));
+        all.filter(|what| !self.0.contains_key(what) && !NOT_TAKEN.contains(&what.as_str())).collect()
+    }
+}
+
+/// A new event does not compile here until the simulation has something to say about it.
+fn name_of(event: &Event) -> &'static str {
+    match event {
+        Event::WorkflowChanged { .. } => "WorkflowChanged",
+        Event::ExecutionStarted { .. } => "ExecutionStarted",
+        Event::ExecutionPaused => "ExecutionPaused",
+        Event::ExecutionResumed => "ExecutionResumed",
+        Event::ExecutionCancelRequested { .. } => "ExecutionCancelRequested",
+        Event::ExecutionFailFast { .. } => "ExecutionFailFast",
+        Event::ExecutionTimeoutReached { .. } => "ExecutionTimeoutReached",
+        Event::HandlersStarted { .. } => "HandlersStarted",
+        Event::ExecutionEnded { .. } => "ExecutionEnded",
+        Event::TaskReady { .. } => "TaskReady",
+        Event::ConditionError { .. } => "ConditionError",
+        Event::ApprovalRequested { .. } => "ApprovalRequested",
+        Event::ApprovalResolved { .. } => "ApprovalResolved",
+        Event::TaskRetryDue { .. } => "TaskRetryDue",
+        Event::TaskStarted { .. } => "TaskStarted",
+        Event::TaskSpawned { .. } => "TaskSpawned",
+        Event::TaskTimeoutReached { .. } => "TaskTimeoutReached",
+        Event::TaskEnded { .. } => "TaskEnded",
+        Event::TasksBlocked { .. } => "TasksBlocked",
+        Event::TasksSkipped { .. } => "TasksSkipped",
+        Event::TasksCancelled { .. } => "TasksCancelled",
+        Event::ConcurrencyLimitSet { .. } => "ConcurrencyLimitSet",
+    }
+}
