@@ -354,14 +354,14 @@ impl Teller {
             "error" => {
                 let (task, words) = rest.split_once(' ').unwrap_or((rest, ""));
                 let index = self.definition.index_of(task).ok_or("no such task")?;
-                let errors = self.events.iter().filter_map(|recorded| match &recorded.event {
+                let mut errors = self.events.iter().filter_map(|recorded| match &recorded.event {
                     Event::TaskEnded { task, result, .. } if *task == index => {
                         let error = result.error.as_ref()?;
                         Some((error.kind, error.message.clone()))
                     }
                     _ => None,
                 });
-                let (kind, message) = errors.last().ok_or("it has no error")?;
+                let (kind, message) = errors.next_back().ok_or("it has no error")?;
                 let (expected, words) = words.split_once(' ').unwrap_or((words, ""));
                 same(kind.as_str(), expected).and_then(|()| contains(&message, words))
             }
