@@ -98,10 +98,22 @@ pub(super) fn dressed<T>(tag: Option<Tag>, start: impl FnOnce() -> T) -> T {
     let started = start();
     let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
     if turns.now == Some(turn) {
+        // What is started without a tag is not to be taken for this one's.
+        if tag.is_some()
+            && let Err(error) = undress()
+        {
+            tracing::debug!(%error, "the tag of an attempt stays on noxd until the next start");
+        }
         turns.now = None;
         TURN_ENDED.notify_one();
     }
     started
+}
+
+/// Takes the tag of an attempt off this process.
+fn undress() -> io::Result<()> {
+    let maximum = getrlimit(Resource::Rttime).maximum;
+    Ok(setrlimit(Resource::Rttime, Rlimit { current: maximum, maximum })?)
 }
 
 fn take_turn() -> u64 {
@@ -225,7 +237,8 @@ mod tests {
 
     #[test]
     fn who_carries_nothing_is_nobody_s() {
-        let carried = Carried::by(std::process::id()).unwrap();
+        // Not this process: what another test's start wore is still on it.
+        let carried = Carried::by(1).unwrap();
         let tag = Tag::of_attempt(["store", "execution", "task", "1"]);
         assert!(!tag.is_on(carried) && !tag.is_another(carried));
         assert_eq!(Carried::by(u32::MAX), None);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -477,8 +478,10 @@ fn alone(test: &str, story: impl AsyncFnOnce()) {
     }
     let (_crate_name, module) = module_path!().split_once("::").unwrap();
     let mut itself = std::process::Command::new(std::env::current_exe().unwrap());
-    let run = itself.args([&format!("{module}::{test}"), "--exact", "--nocapture"]).env(TOLD_HERE, test).output();
-    let run = run.unwrap();
+    itself.args([&format!("{module}::{test}"), "--exact", "--nocapture"]).env(TOLD_HERE, test);
+    itself.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // With no tag on it: it is of none of the attempts that other tests start, and then end.
+    let run = tag::dressed(None, || itself.spawn()).unwrap().wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&run.stderr));
 }
