@@ -10,7 +10,10 @@ use std::{path::Path, sync::Arc};
 use super::check::{Findings, each};
 use crate::{
     engine::read::ReadError,
-    machine::ids::{ExecutionId, Revision, WorkflowId},
+    machine::{
+        ids::{ExecutionId, Revision, WorkflowId},
+        message::Reply,
+    },
     store::{
         Batch, Examined, RealDisk, RowWrite, Store, StoreConfig, StoreError,
         layout::{BatchRow, RequestRow, Subject, key},
@@ -47,19 +50,15 @@ pub fn copy(examined: &Examined, findings: &Findings, new: &Path) -> Result<usiz
     }
     let reader = examined.reader();
     each(&reader, b"", |row, value| {
-        // A request is remembered by two rows; the one by age is made anew for each that is left.
-        if row.first() == Some(&b'q')
-            && let (Some(hash), Ok(request)) =
-                (row.get(1..).and_then(|hash| hash.try_into().ok()), RequestRow::decode(value))
-        {
-            copy.put(key::request_by_age(request.time, &hash), Vec::new());
-        } else if let Some((_, hash)) = key::request_of_age(row).filter(|_| row.first() == Some(&b'p'))
-            && reader.get(&key::request(&hash))?.is_none()
-        {
-            return Ok(());
-        }
-        if let Some(value) = kept(findings, row, value) {
-            copy.put(row.to_vec(), value);
+        match row.first() {
+            Some(b'q') => copy.remember(findings, row, value),
+            // Made anew with each request that is remembered.
+            Some(b'p') => {}
+            _ => {
+                if let Some(value) = kept(findings, row, value) {
+                    copy.put(row.to_vec(), value);
+                }
+            }
         }
         Ok(())
     })?;
@@ -88,6 +87,22 @@ impl Copy {
         if self.rows.len() >= ROWS_PER_BATCH || self.bytes >= BYTES_PER_BATCH {
             self.commit();
         }
+    }
+
+    /// A request, by the two rows that remember it. That of a workflow that is left out is forgotten, so that it can be
+    /// created again by a repeat. That of an execution is not: it may have had its effects, and is not to have them twice.
+    fn remember(&mut self, findings: &Findings, row: &[u8], value: &[u8]) {
+        let (Some(hash), Ok(request)) = (row.get(1..).and_then(|hash| hash.try_into().ok()), RequestRow::decode(value))
+        else {
+            return;
+        };
+        if let Reply::Workflow { workflow, .. } = &request.reply
+            && !findings.keeps(&Subject::Workflow(workflow.clone()))
+        {
+            return;
+        }
+        self.put(key::request_by_age(request.time, &hash), Vec::new());
+        self.put(row.to_vec(), value.to_vec());
     }
 
     fn commit(&mut self) {
@@ -124,7 +139,7 @@ fn kept(findings: &Findings, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         b't' => workflow(rest.get(8..)?),
         b'v' => workflow(rest.get(..rest.len().checked_sub(9)?)?),
         b'n' => findings.keeps(&Subject::Noxd),
-        b'd' | b'l' | b'q' | b'p' => true,
+        b'd' | b'l' => true,
         _ => false,
     };
     keeps.then(|| value.to_vec())

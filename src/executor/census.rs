@@ -321,6 +321,7 @@ const STAT_BYTES: usize = 1024;
 
 #[cfg(test)]
 mod tests {
+    use super::super::tag;
     use super::*;
 
     #[test]
@@ -342,7 +343,7 @@ mod tests {
     // S-SAFE-4
     #[test]
     fn a_mark_with_another_start_time_is_a_stranger_and_gets_no_signal() {
-        let mut sleeper = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let mut sleeper = tag::dressed(None, || std::process::Command::new("sleep").arg("600").spawn()).unwrap();
         let real = ProcessIdentity::of(sleeper.id()).unwrap().mark();
         let reused = Mark { start_time: real.start_time - 1, ..real };
         assert!(!reused.signal(Signal::KILL).unwrap());
@@ -356,7 +357,10 @@ mod tests {
     #[tokio::test]
     async fn a_census_sees_who_was_alive_when_it_was_asked_for() {
         Census::taken_after_now().await.unwrap();
-        let mut sleeper = std::process::Command::new("sleep").arg("600").env("NOX_CENSUS", "here").spawn().unwrap();
+        let mut sleeper = std::process::Command::new("sleep");
+        sleeper.arg("600").env("NOX_CENSUS", "here");
+        // With no tag on it: it is of none of the attempts that other tests start, and then end.
+        let mut sleeper = tag::dressed(None, || sleeper.spawn()).unwrap();
         let census = Census::taken_after_now().await.unwrap();
         let found = census.find(sleeper.id()).expect("a stale census would not have it");
         assert!(found.alive && found.parent == std::process::id());

@@ -59,6 +59,7 @@ mod tests {
     use std::time::Instant;
 
     use super::super::census::Process;
+    use super::super::tag;
     use super::*;
 
     const GRACE: Duration = Duration::from_millis(200);
@@ -74,8 +75,9 @@ mod tests {
             std::fs::remove_file(&ready).unwrap_or_default();
             let script = format!("trap '' TERM; {script} echo > ready; while :; do sleep 1; done");
             let mut command = Command::new("setsid");
-            let child = command.args(["sh", "-c", &script]).env(variable.0, variable.1).current_dir(folder).spawn();
-            let stray = Self(child.unwrap());
+            command.args(["sh", "-c", &script]).env(variable.0, variable.1).current_dir(folder);
+            // With no tag on it: it is of none of the attempts that other tests start, and then end.
+            let stray = Self(tag::dressed(None, || command.spawn()).unwrap());
             let since = Instant::now();
             while !ready.exists() {
                 assert!(since.elapsed() < Duration::from_secs(20));

@@ -240,6 +240,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
+            if std::thread::panicking() {
+                crate::tell(&state(child.id()));
+            }
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -250,6 +253,14 @@ impl Drop for Daemon {
             crate::tell(&format!("--- what noxd said last ---\n{}", tail(&self.log(), 40)));
         }
     }
+}
+
+/// How a process is: whether it runs, sleeps or was stopped, and what it has open.
+fn state(pid: u32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let words = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or(name).to_owned();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    format!("--- noxd {pid}: {}, {}, {open} descriptors", words("State:"), words("Threads:"))
 }
 
 /// The last lines of a text.

@@ -469,7 +469,10 @@ impl Ledger {
                 self.check((0..role).all(|before| !run.is_open(before)), "S-STATE-5: others come first");
                 let fails = run.end() == ExecutionEnd::Failed;
                 self.check(role != Role::OnFailure as usize || fails, "S-STATE-5: nothing failed");
-                self.run(id).handlers.push(role);
+                let run = self.run(id);
+                run.handlers.push(role);
+                // S-STATE-7: `execution_timeout` is the time of the ordinary tasks.
+                run.timer = None;
             }
             Event::ExecutionEnded { end } => {
                 self.check(run.tasks.iter().all(|task| task.status.is_terminal()), "S-STATE-8: not all has ended");
