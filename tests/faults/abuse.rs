@@ -263,6 +263,8 @@ async fn without_descriptors_the_connected_are_served_and_tasks_wait_instead_of_
     for _ in 0..300 {
         peers.push(Peer::polite(&daemon.socket()).await);
     }
+    // They are taken in their order: once the last is turned away, nobody waits for a place any more.
+    assert!(peers.last_mut().expect("many").is_closed_within(CLOSED).await, "there is a place for everybody");
     // With those connections there is not room for all of these at once.
     let names: Vec<String> = (0..TASKS).map(|at| format!("t{at}")).collect();
     let tasks = names.iter().map(|name| shell(name, "sleep 1; echo done", &[])).collect();

@@ -82,8 +82,9 @@ const BOMBS: &[Bomb] = &[
     },
     Bomb {
         name: "a fork bomb of 8 that move on at once",
-        script: "echo 'env -i PATH=\"$PATH\" setsid sh \"$0\" &' > hydra; \
-                 i=0; while [ $i -lt 8 ]; do (setsid sh \"$PWD/hydra\" </dev/null >/dev/null 2>&1 &); i=$((i+1)); done",
+        // 50,000 generations at most: should it not be caught, it does not haunt the machine for ever.
+        script: "echo '[ $1 -lt 50000 ] && env -i PATH=\"$PATH\" setsid sh \"$0\" $(($1 + 1)) &' > hydra; i=0; \
+                 while [ $i -lt 8 ]; do (setsid sh \"$PWD/hydra\" 0 </dev/null >/dev/null 2>&1 &); i=$((i+1)); done",
         processes: 8,
     },
 ];
