@@ -16,6 +16,8 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::spawn::while_full;
+
 /// The largest output, in bytes.
 pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 
@@ -145,11 +147,15 @@ impl Source {
 /// Empty if it is missing or empty; never follows a link, never waits on a pipe.
 fn read_output_file(path: &Path) -> Result<Vec<u8>, OutputFault> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let file = match while_full(|| Ok(rustix::fs::open(path, flags, Mode::empty())?)) {
         Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(Vec::new()),
-        Err(Errno::LOOP | Errno::NXIO) => return Err(not_regular()),
-        Err(error) => return Err(unreadable(&error.into())),
+        Err(error) => {
+            return match Errno::from_io_error(&error) {
+                Some(Errno::NOENT) => Ok(Vec::new()),
+                Some(Errno::LOOP | Errno::NXIO) => Err(not_regular()),
+                _ => Err(unreadable(&error)),
+            };
+        }
     };
     let meta = rustix::fs::fstat(&file).map_err(|error| unreadable(&error.into()))?;
     if FileType::from_raw_mode(meta.st_mode) != FileType::RegularFile {

@@ -106,7 +106,7 @@ impl Launch {
         let spawned = self.posix_spawn(stdio.map(|fd| fd.as_raw_fd()));
         let pid = spawned.map_err(|error| NotStarted::by(self.explain(&error), &error))?;
         start.gave(pid, None, tag);
-        let open = |pid| rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from);
+        let open = |pid| while_full(|| rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from));
         let pidfd = raw_pid(pid).map_or_else(|| Err(ErrorKind::InvalidInput.into()), open).map_err(|error| {
             abandon(pid, None);
             let words = format!(
@@ -116,7 +116,7 @@ impl Launch {
         })?;
         // From here on dropping it ends the child.
         let started = Started { pid, pidfd, reaped: false };
-        match ProcessIdentity::of(pid) {
+        match while_full(|| ProcessIdentity::of(pid)) {
             Ok(identity) => {
                 start.gave(pid, Some(identity.start_time), tag);
                 Ok((started, identity))
@@ -298,6 +298,24 @@ fn duration(time: libc::timeval) -> Duration {
     let micros = u32::try_from(time.tv_usec).unwrap_or(0);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), micros.saturating_mul(1_000))
 }
+
+/// Does what needs a descriptor, again and again for a while if there is none: the program runs already, and that others
+/// took the last one just now is no fault of its own. Blocks.
+pub(super) fn while_full<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..FULL_TRIES {
+        match attempt() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                std::thread::sleep(FULL_PAUSE);
+            }
+            other => return other,
+        }
+    }
+    attempt()
+}
+
+/// 5 s in all.
+const FULL_TRIES: u32 = 500;
+const FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Kills a child with its group and reaps it, now or when the next one is started.
 fn abandon(pid: u32, pidfd: Option<&OwnedFd>) {

@@ -16,11 +16,9 @@ use noxd::{
 };
 
 use crate::{
+    abuses::{ABUSES, abuse},
     daemon::Daemon,
-    frames::{
-        CONTINUATION, DATA, HEADERS, PING, PREFACE, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE, call_headers, frame,
-        stream,
-    },
+    frames::{DATA, HEADERS, PREFACE, Peer, SETTINGS, call_headers, frame, stream},
     load,
     support::{eventually, shell},
     tell,
@@ -30,7 +28,6 @@ use crate::{
 const GROWTH: u64 = 64 << 20;
 /// How soon an abuser has to be closed: 5 s, and some for a busy machine.
 const CLOSED: Duration = Duration::from_secs(10);
-const CALL: &str = "/nox.v1.SystemService/GetServerInfo";
 const CREATE: &str = "/nox.v1.WorkflowService/CreateWorkflow";
 
 /// A client that calls and calls while others abuse.
@@ -79,56 +76,6 @@ fn resident_bytes(pid: u32) -> u64 {
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
     kib.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") << 10
 }
-
-/// What one connection does, over and over.
-async fn abuse(name: &str, peer: &mut Peer) {
-    let headers = call_headers(CALL);
-    match name {
-        "20,000 streams" => peer.flood(20_000, |at| frame(HEADERS, 4, stream(at), &headers)).await,
-        "streams that are reset at once" => {
-            let reset = |at| [frame(HEADERS, 5, stream(at), &headers), frame(RST_STREAM, 0, stream(at), &[0, 0, 0, 8])];
-            peer.flood(20_000, |at| reset(at).concat()).await;
-        }
-        "streams that the server has to reset" => {
-            // A window cannot grow by nothing.
-            let reset = |at| [frame(HEADERS, 4, stream(at), &headers), frame(WINDOW_UPDATE, 0, stream(at), &[0; 4])];
-            peer.flood(20_000, |at| reset(at).concat()).await;
-        }
-        "headers without an end" => {
-            peer.say(&frame(HEADERS, 0, 1, &headers)).await;
-            peer.flood(100_000, |_| frame(CONTINUATION, 0, 1, &[])).await;
-        }
-        "headers of 16 MiB" => {
-            peer.say(&frame(HEADERS, 0, 1, &headers)).await;
-            let large = [&[0x00, 1, b'x', 0x7f, 0x81, 0x7d], &[b'y'; 16_000][..]].concat();
-            peer.flood(1_024, |_| frame(CONTINUATION, 0, 1, &large)).await;
-        }
-        "pings" => peer.flood(1_000_000, |_| frame(PING, 0, 0, &[7; 8])).await,
-        "settings" => peer.flood(1_000_000, |_| frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])).await,
-        "data of one byte" => {
-            // The message that it announces is never whole.
-            peer.say(&[frame(HEADERS, 4, 1, &headers), frame(DATA, 0, 1, &[0, 0, 10, 0, 0])].concat()).await;
-            peer.flood(300_000, |_| frame(DATA, 0, 1, b"x")).await;
-        }
-        "data of no byte" => {
-            peer.say(&frame(HEADERS, 4, 1, &headers)).await;
-            peer.flood(300_000, |_| frame(DATA, 0, 1, b"")).await;
-        }
-        other => panic!("nobody knows how to do {other}"),
-    }
-}
-
-const ABUSES: &[&str] = &[
-    "20,000 streams",
-    "streams that are reset at once",
-    "streams that the server has to reset",
-    "headers without an end",
-    "headers of 16 MiB",
-    "pings",
-    "settings",
-    "data of one byte",
-    "data of no byte",
-];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_abuses_a_connection_is_closed_and_honest_clients_are_served() {

@@ -15,6 +15,9 @@ pub const PING: u8 = 6;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
+/// Far longer than any answer takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What every client says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -92,7 +95,7 @@ impl Peer {
             }
             false
         };
-        tokio::time::timeout(crate::support::DEADLINE, hear).await.unwrap_or(false)
+        tokio::time::timeout(PATIENCE, hear).await.unwrap_or(false)
     }
 
     /// Whether the other side closes the connection in that time.

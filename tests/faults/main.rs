@@ -8,6 +8,7 @@
 //! book with what noxd says after the fault.
 
 mod abuse;
+mod abuses;
 mod bombs;
 mod calls;
 mod daemon;
