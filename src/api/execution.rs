@@ -197,10 +197,15 @@ impl ExecutionService for Executions {
     ) -> Result<Response<Self::WatchExecutionStream>, Status> {
         let request = request.into_inner();
         let id = execution_id(&request.execution_id)?;
-        self.api.read(move |reads| Ok(reads.summary(id)?.ok_or_else(|| status::no_execution(id))?)).await?;
+        let found = self.api.read(move |reads| Ok(reads.summary(id)?.ok_or_else(|| status::no_execution(id))?)).await?;
         let watch = self.api.watch(Scope::Execution(id), request.after_revision)?;
-        let shape = |revision, event| v1::WatchExecutionResponse { revision, event };
-        Ok(self.api.with_store_id(stream::events(&self.api, watch, shape)))
+        let shape = |revision, event| v1::WatchExecutionResponse { revision, event, progress: None };
+        let stream = if request.with_progress {
+            stream::with_progress(&self.api, watch, id, found.counts.total())
+        } else {
+            stream::events(&self.api, watch, shape)
+        };
+        Ok(self.api.with_store_id(stream))
     }
 
     async fn list_events(

@@ -204,6 +204,7 @@ impl Writer {
 
     fn commit(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
         let mut rows = Rows::of_events(&batch.step.events, self.machine.state(), &mut self.open_rows);
+        let learnt = rows.learn(self.machine.state(), &self.reads)?;
         self.requests.write(&mut rows, &self.reads, batch.tick)?;
         let loaded = std::mem::take(&mut self.loaded);
         if rows.is_empty() {
@@ -216,6 +217,9 @@ impl Writer {
         }
         for (id, mark) in std::mem::take(&mut rows.marks) {
             self.machine.state_mut().mark_written(id, mark);
+        }
+        for (workflow, version, durations) in learnt {
+            self.machine.state_mut().load_durations(workflow, version, durations);
         }
         let rows = rows.into_batch(self.machine.state());
         self.wait_for_room(&rows)?;
@@ -444,6 +448,10 @@ impl Writer {
                 self.load_workflow(&source.workflow)?;
                 self.machine.state_mut().load_source(source);
             }
+        }
+        if let Some((id, version)) = self.machine.state().needs_durations(command) {
+            let durations = self.reads.durations(&id, version)?;
+            self.machine.state_mut().load_durations(id, version, durations);
         }
         Ok(())
     }

@@ -190,6 +190,7 @@ fn start(
         trigger,
         inputs,
         reused: Arc::default(),
+        expected: state.expected_of(&workflow, record.version),
     };
     let decided = Decided { workflow: Some(workflow), execution: Some(execution), event };
     Ok((vec![decided], Reply::Executions(vec![execution])))

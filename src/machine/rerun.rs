@@ -85,6 +85,7 @@ pub(super) fn decide(
         trigger: Trigger::Rerun(source.id),
         inputs: Arc::clone(&source.inputs),
         reused: plan.reused.into(),
+        expected: state.expected_of(&source.workflow, source.version),
     };
     let decided = Decided { workflow: Some(source.workflow.clone()), execution: Some(execution), event };
     Ok((vec![decided], Reply::Executions(vec![execution])))

@@ -12,12 +12,13 @@ use std::{
 
 use noxd::machine::{
     execution::{Execution, ExecutionStatus, Moves},
+    expected::Expected,
     ids::{AttemptKey, ExecutionId, TaskIndex, Timestamp, WorkflowId},
     message::{
         AttemptEnd, AttemptOutcome, AttemptResult, Content, ErrorKind, Event, ExecutionEnd, Recorded, StopCause,
         TaskEnd, TimeLimit, Trigger, WorkflowChange,
     },
-    task::TaskStatus,
+    task::{TaskState, TaskStatus},
     workflow::{Action, BackoffSpec, FailurePolicy, OnInterrupt, RetrySpec, Role, TaskSpec, TriggerRule},
 };
 use serde_json::Value;
@@ -327,6 +328,29 @@ impl Ledger {
         state.timer = timeout.filter(|_| state.attempt == 0).map(|micros| recorded.elapsed.0 + micros);
     }
 
+    /// S-VIEW-1: what is expected rests on executions of the version that have ended, and on nothing else.
+    fn check_expected(&mut self, expected: &Expected, workflow: &WorkflowId, version: u64) {
+        self.coverage.reached("an execution that knows earlier ones");
+        let ended: Vec<&Run> = self.runs.values().filter(|run| run.status.is_terminal()).collect();
+        let of_version = ended.iter().filter(|run| run.workflow == *workflow && run.version == version);
+        let spans = |task: usize| {
+            let ran = of_version.clone().map(move |run| &run.replayed.tasks[task]);
+            let ran = ran.filter(|state| state.status == TaskStatus::Completed && !state.reused);
+            ran.filter_map(|state| Some((state.completed_at?.0 - state.started_at?.0) as u64))
+        };
+        let ran = of_version.clone().filter(|run| {
+            let ran = |state: &TaskState| state.started_at.is_some() && state.status == TaskStatus::Completed;
+            run.replayed.tasks.iter().any(|state| ran(state) && !state.reused)
+        });
+        let (said, ran) = (expected.executions(), ran.count() as u64);
+        self.check(said > 0 && said <= ran, format_args!("S-VIEW-1: {said} executions are said, and {ran} ended"));
+        for (task, &micros) in expected.tasks_micros().iter().enumerate().filter(|(_, micros)| **micros > 0) {
+            let (least, most) = (spans(task).min().unwrap_or(u64::MAX), spans(task).max().unwrap_or(0).max(1));
+            let words = format_args!("S-VIEW-1: task {task} takes {micros}, not {least} to {most}");
+            self.check((least..=most).contains(&micros), words);
+        }
+    }
+
     fn become_status(&mut self, id: ExecutionId, task: usize, next: TaskStatus) {
         let from = self.runs[&id].tasks[task].status;
         let allowed = crate::coverage::TRANSITIONS.contains(&(from, next));
@@ -338,7 +362,8 @@ impl Ledger {
     }
 
     fn started(&mut self, id: ExecutionId, recorded: &Arc<Recorded>) {
-        let Event::ExecutionStarted { version, task_count, trigger, inputs, reused, .. } = &recorded.event else {
+        let Event::ExecutionStarted { version, task_count, trigger, inputs, reused, expected, .. } = &recorded.event
+        else {
             return;
         };
         self.check(!self.runs.contains_key(&id), "an execution began twice");
@@ -356,6 +381,9 @@ impl Ledger {
                 self.check(reused.is_empty(), "nothing is kept of nothing");
             }
             Trigger::Rerun(source) => self.check_reused(*source, &workflow, *version, reused),
+        }
+        if let Some(expected) = expected {
+            self.check_expected(expected, &workflow, *version);
         }
         let given: Value = serde_json::from_str(inputs).expect("inputs are JSON");
         let timer = plan.definition.spec().execution_timeout_micros.map(|micros| recorded.elapsed.0 + micros);

@@ -123,7 +123,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
             WorkflowChange::Updated => Kind::WorkflowUpdated(v1::WorkflowUpdated { version: *version }),
             WorkflowChange::Deleted => Kind::WorkflowDeleted(v1::WorkflowDeleted { version: *version }),
         },
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
             Kind::ExecutionStarted(v1::ExecutionStarted {
                 workflow_version: *version,
                 task_count: *task_count,
@@ -135,6 +135,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                     Trigger::Manual => String::new(),
                 },
                 reused_tasks: u32::try_from(reused.len()).unwrap_or(u32::MAX),
+                estimated_from: expected.as_ref().map_or(0, |expected| expected.executions()),
             })
         }
         Event::ExecutionPaused => Kind::ExecutionPaused(v1::ExecutionPaused {}),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ErrorKind, Output, ProcessIdentity, Trigger, WorkflowRecord};
 use crate::machine::{
+    expected::Expected,
     ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
     task::TaskStatus,
     workflow::Role,
@@ -54,6 +55,8 @@ pub enum Event {
         inputs: Arc<str>,
         /// Tasks that keep the result that they have in the execution that this one repeats, ascending.
         reused: Arc<[(TaskIndex, TaskStatus)]>,
+        /// How long it and its tasks are expected to take, by executions that had ended.
+        expected: Option<Arc<Expected>>,
     },
     /// No new attempt starts from here.
     ExecutionPaused,
@@ -205,8 +208,9 @@ impl Event {
         BASE + match self {
             Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| record.content.weight()),
             // Once in the event and once in the summary.
-            Self::ExecutionStarted { labels, inputs, reused, .. } => {
-                2 * labels_weight(labels) + inputs.len() + 4 * reused.len()
+            Self::ExecutionStarted { labels, inputs, reused, expected, .. } => {
+                let expected = expected.as_ref().map_or(0, |expected| 5 * expected.tasks_micros().len());
+                2 * labels_weight(labels) + inputs.len() + 4 * reused.len() + expected
             }
             Self::TaskEnded { result, .. } => {
                 let error = result.error.as_ref().map_or(0, |error| error.message.len() + error.stderr_tail.len());

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{LayoutError, Subject, decode_trigger, encode_trigger, rows, unreadable};
+use super::{
+    LayoutError, Subject, decode_trigger,
+    durations::{decode_expected, encode_expected},
+    encode_trigger, rows, unreadable,
+};
 use crate::machine::{
     ids::{Actor, Elapsed, TaskIndex, Timestamp, WorkflowId},
     message::{
@@ -81,7 +85,7 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             };
             (None, 0, Kind::WorkflowChanged(rows::WorkflowChanged { change, version: *version }))
         }
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
             let (trigger, rerun_of) = encode_trigger(*trigger);
             let kind = Kind::ExecutionStarted(rows::ExecutionStarted {
                 workflow: recorded.workflow.as_ref().map(|id| id.as_str().to_string()).unwrap_or_default(),
@@ -93,6 +97,7 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
                 rerun_of,
                 reused: reused.iter().map(|(task, _)| *task).collect(),
                 reused_statuses: reused.iter().map(|(_, status)| *status as u8).collect(),
+                expected: expected.as_deref().map(encode_expected),
             });
             (None, 0, kind)
         }
@@ -210,6 +215,7 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
                 let tasks = row.reused.iter().zip(statuses).map(|(task, status)| Some((*task, status?)));
                 tasks.collect::<Option<Vec<_>>>()?.into()
             },
+            expected: row.expected.and_then(decode_expected),
         },
         Kind::ExecutionPaused(_) => Event::ExecutionPaused,
         Kind::ExecutionResumed(_) => Event::ExecutionResumed,
@@ -349,7 +355,7 @@ fn decode_end(row: rows::TaskEnded) -> Option<(TaskEnd, AttemptResult)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{ids::ExecutionId, message::Trigger};
+    use crate::machine::{expected::Expected, ids::ExecutionId, message::Trigger};
 
     fn result(output: Option<Output>) -> Box<AttemptResult> {
         Box::new(AttemptResult {
@@ -380,6 +386,7 @@ mod tests {
                 trigger: Trigger::Rerun(ExecutionId(77)),
                 inputs: "{\"a\":[1,\"x\"]}".into(),
                 reused: [(0, TaskStatus::Completed), (70_000, TaskStatus::Failed)].into(),
+                expected: Expected::new(3, 9, vec![5, 0, u64::MAX]).map(Arc::new),
             },
             Event::ExecutionPaused,
             Event::ExecutionResumed,
