@@ -60,7 +60,7 @@ fn planned(reads: &Reads, source: ExecutionId, tasks: &[String]) -> Reading<v1::
     let name = |task: TaskIndex| execution.definition.task(task).id.clone();
     Ok(v1::RerunExecutionResponse {
         execution: None,
-        reused_task_ids: plan.reused.iter().map(|(task, _)| name(*task)).collect(),
+        reused_task_ids: plan.reused.iter().map(|kept| name(kept.task)).collect(),
         redone_task_ids: plan.redone.iter().map(|task| name(*task)).collect(),
     })
 }

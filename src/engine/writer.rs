@@ -224,9 +224,24 @@ impl Writer {
         let rows = rows.into_batch(self.machine.state());
         self.wait_for_room(&rows)?;
         self.store.commit(rows)?;
+        self.note(batch);
         self.show(batch);
         self.machine.state_mut().drop_idle(touched.into_iter().chain(loaded));
         Ok(())
+    }
+
+    /// Tells noxd's own log what a workflow's author should hear of (S-COND-4). The values that a condition looked at are
+    /// in its event; they may be secret, and are not logged.
+    fn note(&self, batch: &Batch) {
+        for recorded in &batch.step.events {
+            if let (Event::ConditionError { task, expression, .. }, Some(id)) = (&recorded.event, recorded.execution)
+                && let Some(execution) = self.machine.state().execution(id)
+            {
+                let (workflow, task) = (&execution.workflow, &execution.definition.task(*task).id);
+                let words = "a condition could not be evaluated, and is not met: the task is skipped";
+                tracing::warn!(%workflow, execution = %id, %task, %expression, "{words}");
+            }
+        }
     }
 
     /// Takes hold of what answers show, while the machine has it.

@@ -12,7 +12,7 @@ use super::{
     expected::Expected,
     ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
     judgement,
-    message::{Event, ExecutionEnd, Recorded, StopCause, TaskEnd, Trigger},
+    message::{Event, ExecutionEnd, Recorded, Reused, StopCause, TaskEnd, Trigger},
     progress::Counts,
     task::{TaskState, TaskStatus},
     workflow::{Action, Definition, Role},
@@ -206,9 +206,10 @@ impl Execution {
             events_since_snapshot: 1,
             definition: Arc::clone(&definition),
         };
-        for &(task, status) in reused.iter() {
+        for &Reused { task, status, attempts } in reused.iter() {
             let state = &mut execution.tasks[task as usize];
             state.status = status;
+            state.attempt = attempts;
             state.reused = true;
             state.completed_at = Some(recorded.time);
         }

@@ -359,6 +359,7 @@ impl State {
         self.revision = recorded.revision;
         self.wall = recorded.time;
         self.elapsed = recorded.elapsed;
+        self.admission.at(recorded.elapsed);
         match (&recorded.event, &recorded.workflow, recorded.execution) {
             (Event::WorkflowChanged { record: Some(record), .. }, Some(id), _) => {
                 // A version that is new has no history. One that is deleted is known or is not, as before.

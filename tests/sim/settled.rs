@@ -95,7 +95,7 @@ impl Ledger {
             return;
         }
         for task in (0..run.tasks.len()).filter(|task| run.tasks[*task].status == TaskStatus::Queued) {
-            let full = self.limits(id, task).iter().any(|(most, held)| *held >= *most as usize);
+            let full = self.limits(id, task).iter().any(|(_, most, held)| held >= most);
             self.require(full, format_args!("S-PAR-1: task {task} of {id} waits, and every limit has room"));
         }
     }
@@ -131,7 +131,7 @@ impl Ledger {
             TaskStatus::Retrying => [Some(BlockerKind::Backoff), paused].into_iter().flatten().collect(),
             TaskStatus::Queued => {
                 let limits = self.limits(id, task);
-                let full = limits.iter().filter(|(most, held)| *held >= *most as usize);
+                let full = limits.iter().filter(|(_, most, held)| held >= most);
                 let noxd = (self.held || self.draining).then_some(BlockerKind::Noxd);
                 paused.into_iter().chain(noxd).chain(full.map(|_| BlockerKind::Limit)).collect()
             }
