@@ -127,7 +127,7 @@ async fn follow_with_progress(
                         continue;
                     }
                     Ok(progress) => {
-                        told = (Some(progress.clone()), 0);
+                        told = (Some(progress), 0);
                         let revision = watch.cursor();
                         Ok(v1::WatchExecutionResponse { revision, event: None, progress: Some(progress) })
                     }

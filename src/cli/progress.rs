@@ -378,7 +378,8 @@ impl Progress {
     /// How far it is, in whole per cent: as noxd says, else the share of the tasks that have ended.
     pub fn percent(&self) -> u32 {
         if self.outcome.is_none() && self.is_weighed {
-            return self.far.as_ref().map_or(0, |far| far.progress.clamp(0.0, 99.0).floor() as u32);
+            let far = self.far.as_ref().map_or(0.0, |far| far.progress);
+            return (1..=99).take_while(|percent| f64::from(*percent) <= far).last().unwrap_or(0);
         }
         let ended = u64::from(self.counts.ended()) * 100;
         // A quotient of at most 100 unless events contradict the total; then 100 it is.

@@ -14,7 +14,7 @@ use super::{
 
 /// Executions that a mean remembers, about: each newer one weighs a sixteenth at least, so that a workflow that became
 /// slower is known to be after some ten.
-const MEMORY: u64 = 16;
+const MEMORY: u32 = 16;
 
 /// A mean of spans in which the newest weigh most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Mean {
 
 impl Mean {
     fn add(&mut self, micros: u64) {
-        self.seen = self.seen.saturating_add(1).min(MEMORY as u32);
+        self.seen = self.seen.saturating_add(1).min(MEMORY);
         let weight = i128::from(self.seen);
         let moved = i128::from(self.micros) + (i128::from(micros) - i128::from(self.micros)) / weight;
         self.micros = u64::try_from(moved).unwrap_or(0);

@@ -29,7 +29,7 @@ pub struct State {
     pub(super) held: bool,
     pub(super) workflows: BTreeMap<WorkflowId, Arc<WorkflowRecord>>,
     /// How long executions of a version have taken so far, and what those expect of it that begin now.
-    durations: BTreeMap<(WorkflowId, u64), (Durations, Option<Arc<Expected>>)>,
+    durations: BTreeMap<(WorkflowId, u64), Known>,
     pub(super) executions: BTreeMap<ExecutionId, Execution>,
     /// Tasks of the executions that are held whole.
     pub(super) hot_tasks: usize,
@@ -49,6 +49,9 @@ pub struct State {
     /// The one ordered structure for time: when the first deadline of an execution is due.
     pub(super) deadlines: BTreeSet<(Elapsed, ExecutionId)>,
 }
+
+/// How long executions of a version have taken so far, and what those expect of it that begin now.
+type Known = (Durations, Option<Arc<Expected>>);
 
 /// What is always known of an execution that has not ended.
 #[derive(Clone, Debug, PartialEq)]
