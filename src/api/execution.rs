@@ -60,7 +60,7 @@ fn planned(reads: &Reads, source: ExecutionId, tasks: &[String]) -> Reading<v1::
     let name = |task: TaskIndex| execution.definition.task(task).id.clone();
     Ok(v1::RerunExecutionResponse {
         execution: None,
-        reused_task_ids: plan.reused.iter().map(|(task, _)| name(*task)).collect(),
+        reused_task_ids: plan.reused.iter().map(|kept| name(kept.task)).collect(),
         redone_task_ids: plan.redone.iter().map(|task| name(*task)).collect(),
     })
 }
@@ -197,10 +197,15 @@ impl ExecutionService for Executions {
     ) -> Result<Response<Self::WatchExecutionStream>, Status> {
         let request = request.into_inner();
         let id = execution_id(&request.execution_id)?;
-        self.api.read(move |reads| Ok(reads.summary(id)?.ok_or_else(|| status::no_execution(id))?)).await?;
+        let found = self.api.read(move |reads| Ok(reads.summary(id)?.ok_or_else(|| status::no_execution(id))?)).await?;
         let watch = self.api.watch(Scope::Execution(id), request.after_revision)?;
-        let shape = |revision, event| v1::WatchExecutionResponse { revision, event };
-        Ok(self.api.with_store_id(stream::events(&self.api, watch, shape)))
+        let shape = |revision, event| v1::WatchExecutionResponse { revision, event, progress: None };
+        let stream = if request.with_progress {
+            stream::with_progress(&self.api, watch, id, found.counts.total())
+        } else {
+            stream::events(&self.api, watch, shape)
+        };
+        Ok(self.api.with_store_id(stream))
     }
 
     async fn list_events(

@@ -453,13 +453,16 @@ impl WorkflowService for Workflows {
         };
         let found = self.api.read(move |reads| Ok(reads.execution(execution)?)).await?;
         let found = found.filter(|found| found.workflow == id).ok_or_else(|| status::no_execution(execution))?;
+        let far = execution::progress(&found, self.api.now());
         Ok(Response::new(v1::GetWorkflowStatusResponse {
             status: definition::status(found.status) as i32,
             execution_id: execution.to_string(),
-            progress: found.counts().percent(found.status.is_terminal()),
-            task_counts: Some(execution::counts(found.counts())),
-            eta: None,
+            progress: far.progress,
+            task_counts: far.task_counts,
+            eta: far.eta,
             revision: found.revision,
+            estimate_basis: far.estimate_basis,
+            estimated_from: far.estimated_from,
         }))
     }
 

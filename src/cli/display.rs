@@ -269,7 +269,7 @@ fn coarse(span: std::time::Duration) -> String {
     if span.as_secs() < 60 { format!("{}s", span.as_secs()) } else { text::span(span) }
 }
 
-/// `━━━━━━──── 12/40  30%  1m 04s  2 failed`.
+/// `━━━━━━──── 12/40  30%  1m 04s, about 2m 10s left  2 failed`.
 fn bottom_line(progress: &Progress, now: &Timestamp, columns: usize, link_broken: bool, style: Style) -> String {
     let width = (columns / 4).clamp(8, 30);
     let filled = width * usize::try_from(progress.percent()).unwrap_or(0) / 100;
@@ -282,6 +282,12 @@ fn bottom_line(progress: &Progress, now: &Timestamp, columns: usize, link_broken
         progress.percent(),
         coarse(progress.elapsed(now))
     );
+    if let Some(left) = progress.left(now) {
+        line += &match left.as_secs() {
+            0 => ", longer than expected".to_owned(),
+            _ => format!(", about {} left", coarse(left)),
+        };
+    }
     for (number, word, paint) in [
         (counts.failed, "failed", Paint::Red),
         (counts.skipped, "skipped", Paint::Dim),
@@ -319,7 +325,7 @@ const BATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::{super::progress::tests::*, *};
-    use crate::proto::v1::{TaskStarted, event::Kind};
+    use crate::proto::v1::{ExecutionProgress, TaskStarted, event::Kind};
 
     #[test]
     fn more_running_tasks_than_lines_are_counted() {
@@ -336,6 +342,18 @@ mod tests {
             bottom_line(&progress, &now, 40, true, Style::Plain),
             "────────── 0/40  0%  1m 15s  connection lost, trying again"
         );
+    }
+
+    #[test]
+    fn the_bottom_says_how_long_it_takes_still_where_that_is_known() {
+        // S-VIEW-1
+        let mut progress = Progress::default();
+        progress.apply(&event(0, "", started(4)));
+        let eta = Some(Timestamp { seconds: 164, nanos: 0 });
+        progress.told(ExecutionProgress { eta, ..ExecutionProgress::default() });
+        let line = |seconds| bottom_line(&progress, &Timestamp { seconds, nanos: 0 }, 80, false, Style::Plain);
+        assert!(line(40).ends_with(" 0/4  0%  40s, about 2m 04s left"), "{}", line(40));
+        assert!(line(200).ends_with("3m 20s, longer than expected"), "{}", line(200));
     }
 
     #[test]

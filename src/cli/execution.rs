@@ -22,8 +22,8 @@ use super::{
     workflow::WatchArgs,
 };
 use crate::proto::v1::{
-    GetExecutionRequest, ListExecutionsRequest, ListExecutionsResponse, ListTasksRequest, TaskExecution, TaskStatus,
-    WorkflowExecution, WorkflowStatus,
+    EstimateBasis, GetExecutionRequest, ListExecutionsRequest, ListExecutionsResponse, ListTasksRequest, TaskCounts,
+    TaskExecution, TaskStatus, WorkflowExecution, WorkflowStatus,
 };
 
 /// See what executions did and do.
@@ -226,8 +226,8 @@ async fn show(channel: Channel, execution: &WorkflowExecution, context: &mut Con
     }
 }
 
-fn details(execution: &WorkflowExecution) -> String {
-    let counts = execution.task_counts.unwrap_or_default();
+/// `1 completed, 2 running of 3`.
+pub(super) fn counted(counts: TaskCounts) -> String {
     let counted: Vec<String> = [
         (counts.completed, "completed"),
         (counts.running, "running"),
@@ -245,11 +245,17 @@ fn details(execution: &WorkflowExecution) -> String {
     .filter(|(number, _)| *number > 0)
     .map(|(number, word)| format!("{number} {word}"))
     .collect();
+    format!("{} of {}", counted.join(", "), counts.total)
+}
+
+fn details(execution: &WorkflowExecution) -> String {
     properties(&[
         ("execution", execution.id.clone()),
         ("workflow", format!("{} (version {})", execution.workflow_id, execution.workflow_version)),
         ("status", status(execution)),
-        ("tasks", format!("{} of {}", counted.join(", "), counts.total)),
+        ("tasks", counted(execution.task_counts.unwrap_or_default())),
+        ("progress", progress(execution.progress, execution.estimate_basis(), execution.estimated_from)),
+        ("expected", local(execution.eta.as_ref())),
         ("inputs", inputs(execution)),
         ("repeats", execution.rerun_of.clone()),
         ("labels", labels(&execution.labels)),
@@ -260,6 +266,17 @@ fn details(execution: &WorkflowExecution) -> String {
         ("error", execution.error.as_ref().map(|error| error.message.clone()).unwrap_or_default()),
         ("remedy", remedy(execution)),
     ])
+}
+
+/// `30%, by how long tasks took in 12 earlier executions`; empty at the end.
+pub(super) fn progress(percent: f64, basis: EstimateBasis, executions: u64) -> String {
+    let by = match (basis, executions) {
+        (EstimateBasis::Unspecified, _) => return String::new(),
+        (EstimateBasis::Count, _) => "by the number of tasks".to_owned(),
+        (EstimateBasis::History, 1) => "by how long tasks took in 1 earlier execution".to_owned(),
+        (EstimateBasis::History, executions) => format!("by how long tasks took in {executions} earlier executions"),
+    };
+    format!("{:.0}%, {by}", percent.floor())
 }
 
 /// What it was given, as JSON.
@@ -340,7 +357,10 @@ impl ExecutionRows<'_> {
                 execution.workflow_id.clone(),
                 status(execution),
                 local(execution.started_at.as_ref().or(execution.created_at.as_ref())),
-                took(execution.started_at.as_ref(), execution.completed_at.as_ref()),
+                match &execution.eta {
+                    Some(eta) => left(eta),
+                    None => took(execution.started_at.as_ref(), execution.completed_at.as_ref()),
+                },
             ]);
         }
         table
@@ -360,6 +380,13 @@ fn status(execution: &WorkflowExecution) -> String {
 /// From one moment to another; empty when there is none.
 pub(super) fn took(from: Option<&Timestamp>, to: Option<&Timestamp>) -> String {
     text::between(from, to).map(text::span).unwrap_or_default()
+}
+
+/// `3m 04s left`, of what has not ended.
+#[expect(clippy::disallowed_methods, reason = "how long it takes still, as a person is shown it")]
+fn left(eta: &Timestamp) -> String {
+    let left = text::between(Some(&chrono::Utc::now().into()), Some(eta)).unwrap_or_default();
+    format!("{} left", text::span(left))
 }
 
 /// A moment in the local time zone, and how long ago; empty when there is none.

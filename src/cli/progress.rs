@@ -12,7 +12,7 @@ use std::{
 use pbjson_types::Timestamp;
 
 use super::text;
-use crate::proto::v1::{Event, TaskAttempt, TaskError, event::Kind};
+use crate::proto::v1::{Event, ExecutionProgress, TaskAttempt, TaskError, event::Kind};
 
 /// The state of one execution, as its events tell it.
 #[derive(Debug, Default)]
@@ -41,6 +41,10 @@ pub struct Progress {
     pub retrying: BTreeSet<String>,
     /// Tasks that wait for a person.
     pub asking: BTreeSet<String>,
+    /// How far noxd says it is, and when it is expected to end; it knows what tasks usually take.
+    pub far: Option<ExecutionProgress>,
+    /// Whether noxd goes by what earlier executions took: then counts say something else.
+    is_weighed: bool,
     running: BTreeMap<u64, Running>,
     // From a task's id to its key in `running`, which is the revision that started it: the oldest come first.
     started: HashMap<String, u64>,
@@ -243,6 +247,7 @@ impl Progress {
             Kind::ExecutionStarted(started) => {
                 self.total = started.task_count;
                 self.counts.kept = started.reused_tasks;
+                self.is_weighed = started.estimated_from > 0;
                 self.started_at = event.time;
                 Some(Happening::Started { rerun_of: started.rerun_of.clone(), kept: started.reused_tasks })
             }
@@ -359,8 +364,23 @@ impl Progress {
         text::between(self.started_at.as_ref(), Some(self.ended_at.as_ref().unwrap_or(now))).unwrap_or_default()
     }
 
-    /// Share of the tasks that have ended, in whole per cent: 100 only when all have.
+    /// Takes in how far noxd says it is.
+    pub fn told(&mut self, far: ExecutionProgress) {
+        self.far = Some(far);
+    }
+
+    /// How long it is expected to take still; none while that is not known.
+    pub fn left(&self, now: &Timestamp) -> Option<Duration> {
+        let eta = self.far.as_ref().filter(|_| self.outcome.is_none())?.eta.as_ref();
+        text::between(Some(now), eta)
+    }
+
+    /// How far it is, in whole per cent: as noxd says, else the share of the tasks that have ended.
     pub fn percent(&self) -> u32 {
+        if self.outcome.is_none() && self.is_weighed {
+            let far = self.far.as_ref().map_or(0.0, |far| far.progress);
+            return (1..=99).take_while(|percent| f64::from(*percent) <= far).last().unwrap_or(0);
+        }
         let ended = u64::from(self.counts.ended()) * 100;
         // A quotient of at most 100 unless events contradict the total; then 100 it is.
         ended.checked_div(u64::from(self.total)).map_or(0, |percent| u32::try_from(percent.min(100)).unwrap_or(100))
@@ -488,6 +508,27 @@ pub(super) mod tests {
                 }),
             ),
         ]
+    }
+
+    #[test]
+    fn what_noxd_says_of_how_far_it_is_goes_over_counts_and_ends_with_the_end() {
+        // S-VIEW-1
+        let mut progress = Progress::default();
+        progress.apply(&event(
+            0,
+            "",
+            Kind::ExecutionStarted(ExecutionStarted { task_count: 2, estimated_from: 3, ..Default::default() }),
+        ));
+        assert_eq!(progress.percent(), 0);
+        progress.apply(&event(1, "quick", Kind::TaskCompleted(TaskCompleted::default())));
+        assert_eq!(progress.percent(), 0, "not half of it: what it is, noxd knows");
+        let eta = Some(Timestamp { seconds: 100, nanos: 0 });
+        progress.told(ExecutionProgress { progress: 9.99, eta, ..ExecutionProgress::default() });
+        assert_eq!(progress.percent(), 9);
+        assert_eq!(progress.left(&Timestamp { seconds: 40, nanos: 0 }).map(|left| left.as_secs()), Some(60));
+        progress.apply(&event(2, "slow", Kind::TaskCompleted(TaskCompleted::default())));
+        progress.apply(&event(3, "", Kind::ExecutionCompleted(ExecutionCompleted {})));
+        assert_eq!((progress.percent(), progress.left(&Timestamp::default())), (100, None));
     }
 
     #[test]

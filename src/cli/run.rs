@@ -15,7 +15,7 @@ use super::{
     display::Display,
     progress::{Outcome, Progress},
     status::CliError,
-    watch::{self, Subject, Watcher},
+    watch::{self, News, Subject, Watcher},
 };
 use crate::proto::v1::{
     CancelWorkflowRequest, CreateWorkflowRequest, ExecuteWorkflowRequest, GetExecutionRequest, Workflow,
@@ -138,9 +138,9 @@ pub(super) async fn run_execution(
     loop {
         // Pinned outside of the select: neither a tick nor an interrupt may begin a reconnect anew.
         let mut next = pin!(watcher.next());
-        let event = loop {
+        let news = loop {
             tokio::select! {
-                event = &mut next => break event?,
+                news = &mut next => break news?,
                 _ = ticks.tick() => display.tick(&progress, &broken)?,
                 Some(()) = interrupts.recv() => {
                     if interrupted {
@@ -162,7 +162,14 @@ pub(super) async fn run_execution(
                 }
             }
         };
-        let Some(event) = event else { break };
+        let event = match news {
+            None => break,
+            Some(News::Progress(far)) => {
+                progress.told(*far);
+                continue;
+            }
+            Some(News::Event(event)) => event,
+        };
         let happening = progress.apply(&event);
         display.happened(&event, happening.as_ref(), &progress)?;
         if let Some(words) = happening.and_then(|happening| questions.happened(&happening)) {
@@ -375,7 +382,7 @@ mod tests {
         }
 
         fn message(event: &Event) -> WatchExecutionResponse {
-            WatchExecutionResponse { revision: event.revision, event: Some(event.clone()) }
+            WatchExecutionResponse { revision: event.revision, event: Some(event.clone()), progress: None }
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
     status::CliError,
 };
 use crate::proto::v1::{
-    Event, GetExecutionRequest, WatchExecutionRequest, WatchExecutionResponse, WatchWorkflowRequest,
+    Event, ExecutionProgress, GetExecutionRequest, WatchExecutionRequest, WatchExecutionResponse, WatchWorkflowRequest,
     WatchWorkflowResponse, WorkflowExecution, WorkflowStatus, event::Kind,
 };
 
@@ -32,6 +32,15 @@ pub enum Subject {
     Execution(String),
     /// A workflow and all its executions, for ever.
     Workflow(String),
+}
+
+/// What a watch brings.
+#[derive(Debug)]
+pub enum News {
+    /// Something happened.
+    Event(Box<Event>),
+    /// How far the execution is, as noxd sees it.
+    Progress(Box<ExecutionProgress>),
 }
 
 /// The events of a subject after a revision.
@@ -50,10 +59,14 @@ enum Stream {
 }
 
 impl Stream {
-    async fn message(&mut self) -> Result<Option<(u64, Option<Event>)>, Status> {
+    async fn message(&mut self) -> Result<Option<(u64, Option<News>)>, Status> {
+        let event = |event: Option<Event>| event.map(|event| News::Event(Box::new(event)));
         Ok(match self {
-            Self::Execution(stream) => stream.message().await?.map(|message| (message.revision, message.event)),
-            Self::Workflow(stream) => stream.message().await?.map(|message| (message.revision, message.event)),
+            Self::Execution(stream) => stream.message().await?.map(|message| {
+                let news = event(message.event).or(message.progress.map(|far| News::Progress(Box::new(far))));
+                (message.revision, news)
+            }),
+            Self::Workflow(stream) => stream.message().await?.map(|message| (message.revision, event(message.event))),
         })
     }
 }
@@ -69,9 +82,9 @@ impl Watcher {
         Arc::clone(&self.broken)
     }
 
-    /// The next event; none after the last one of an execution. A broken connection is sought again for a minute.
+    /// What is next; nothing after the last event of an execution. A broken connection is sought again for a minute.
     #[expect(clippy::disallowed_methods, reason = "how long a person is kept waiting for a broken connection")]
-    pub async fn next(&mut self) -> Result<Option<Event>, CliError> {
+    pub async fn next(&mut self) -> Result<Option<News>, CliError> {
         let mut broken_since = None;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -79,14 +92,16 @@ impl Watcher {
                 return Ok(None);
             }
             let status = match self.message().await {
-                Ok(Some((revision, event))) => {
+                Ok(Some((revision, news))) => {
                     self.broken.store(false, Ordering::Relaxed);
                     broken_since = None;
                     pause = FIRST_PAUSE;
                     self.after = Some(revision);
-                    let Some(event) = event else { continue };
-                    self.ended = matches!(self.subject, Subject::Execution(_)) && is_last(&event);
-                    return Ok(Some(event));
+                    let Some(news) = news else { continue };
+                    if let News::Event(event) = &news {
+                        self.ended = matches!(self.subject, Subject::Execution(_)) && is_last(event);
+                    }
+                    return Ok(Some(news));
                 }
                 Ok(None) => match self.ended_unseen().await {
                     Ok(ended) => {
@@ -118,12 +133,13 @@ impl Watcher {
         }
     }
 
-    async fn message(&mut self) -> Result<Option<(u64, Option<Event>)>, Status> {
+    async fn message(&mut self) -> Result<Option<(u64, Option<News>)>, Status> {
         if self.stream.is_none() {
             let after_revision = self.after;
             self.stream = Some(match &self.subject {
                 Subject::Execution(id) => {
-                    let request = WatchExecutionRequest { execution_id: id.clone(), after_revision };
+                    let request =
+                        WatchExecutionRequest { execution_id: id.clone(), after_revision, with_progress: true };
                     let answer = connect::executions(self.channel.clone()).watch_execution(request).await?;
                     Stream::Execution(Box::new(answer.into_inner()))
                 }
@@ -184,13 +200,20 @@ pub async fn follow(watcher: &mut Watcher, progress: &mut Progress, display: &mu
     loop {
         // Pinned outside of the select: a tick must not begin a reconnect anew.
         let mut next = pin!(watcher.next());
-        let event = loop {
+        let news = loop {
             tokio::select! {
-                event = &mut next => break event?,
+                news = &mut next => break news?,
                 _ = ticks.tick() => display.tick(progress, &broken)?,
             }
         };
-        let Some(event) = event else { return Ok(()) };
+        let event = match news {
+            None => return Ok(()),
+            Some(News::Progress(far)) => {
+                progress.told(*far);
+                continue;
+            }
+            Some(News::Event(event)) => event,
+        };
         let happening = progress.apply(&event);
         display.happened(&event, happening.as_ref(), progress)?;
         // Who waits for an answer without a word would wait for ever.

@@ -18,13 +18,13 @@ use super::{
     status::{CliError, violation_line},
     table::{Column, Table},
     telling, text,
-    watch::{Subject, Watcher},
+    watch::{News, Subject, Watcher},
 };
 use crate::proto::v1::{
     CancelWorkflowRequest, CreateWorkflowRequest, DeleteWorkflowRequest, ExecuteWorkflowRequest, GetWorkflowRequest,
-    ListWorkflowHistoryRequest, ListWorkflowHistoryResponse, ListWorkflowsRequest, ListWorkflowsResponse,
-    PauseWorkflowRequest, ResumeWorkflowRequest, UpdateWorkflowRequest, ValidateWorkflowRequest, Workflow,
-    WorkflowExecution, WorkflowInput, WorkflowStatus, event::Kind, task,
+    GetWorkflowStatusRequest, ListWorkflowHistoryRequest, ListWorkflowHistoryResponse, ListWorkflowsRequest,
+    ListWorkflowsResponse, PauseWorkflowRequest, ResumeWorkflowRequest, UpdateWorkflowRequest, ValidateWorkflowRequest,
+    Workflow, WorkflowExecution, WorkflowInput, WorkflowStatus, event::Kind, task,
 };
 
 /// Define, run and steer workflows.
@@ -41,6 +41,8 @@ pub enum WorkflowCommand {
     List(ListArgs),
     /// Show a workflow and its tasks; `-o yaml` gives a file again.
     Show(ShowArgs),
+    /// Show how far its latest execution is, or another one.
+    Status(StatusArgs),
     /// Start an execution.
     #[command(
         after_help = "Examples:\n  noxctl workflow execute release\n  noxctl workflow execute release --watch\n  \
@@ -168,6 +170,16 @@ pub struct DeleteArgs {
     yes: bool,
 }
 
+/// Of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The workflow.
+    id: String,
+    /// This execution of it.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    execution: String,
+}
+
 /// Of `history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
@@ -209,6 +221,7 @@ pub async fn run(command: WorkflowCommand, context: &mut Context) -> Result<u8, 
         }
         WorkflowCommand::List(args) => list(args, context).await,
         WorkflowCommand::Show(args) => show(args, context).await,
+        WorkflowCommand::Status(args) => status(args, context).await,
         WorkflowCommand::Execute(args) => execute(args, context).await,
         WorkflowCommand::Pause(args) => {
             let request =
@@ -372,6 +385,21 @@ async fn show(args: ShowArgs, context: &mut Context) -> Result<u8, CliError> {
     Ok(0)
 }
 
+async fn status(args: StatusArgs, context: &mut Context) -> Result<u8, CliError> {
+    let request = GetWorkflowStatusRequest { workflow_id: args.id, execution_id: args.execution };
+    let answer = connect::workflows(context.channel().await?).get_workflow_status(request).await?.into_inner();
+    context.output.resource(&answer, || {
+        properties(&[
+            ("status", text::workflow_status(answer.status).to_owned()),
+            ("execution", answer.execution_id.clone()),
+            ("tasks", answer.task_counts.map(execution::counted).unwrap_or_default()),
+            ("progress", execution::progress(answer.progress, answer.estimate_basis(), answer.estimated_from)),
+            ("expected", execution::local(answer.eta.as_ref())),
+        ])
+    })?;
+    Ok(0)
+}
+
 /// `env (required), replicas`.
 fn declared_inputs(workflow: &Workflow) -> String {
     let shown = |input: &WorkflowInput| {
@@ -517,7 +545,8 @@ async fn watch(args: WatchArgs, context: &mut Context) -> Result<u8, CliError> {
     let mut watcher = Watcher::new(context.channel().await?, Subject::Workflow(args.id), args.from);
     let mut executions: HashMap<String, Progress> = HashMap::new();
     let mut messages = context.messages();
-    while let Some(event) = watcher.next().await? {
+    while let Some(news) = watcher.next().await? {
+        let News::Event(event) = news else { continue };
         if let Display::Messages(output) = &mut messages {
             output.message(&event)?;
             continue;

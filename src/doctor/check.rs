@@ -128,6 +128,7 @@ pub fn check(examined: &Examined, progress: &mut dyn FnMut(&str, usize)) -> Resu
     check.workflows()?;
     check.requests()?;
     check.limits()?;
+    check.durations()?;
     Ok(check.findings)
 }
 
@@ -385,6 +386,20 @@ impl Check<'_> {
             self.findings.loose.push("the limits that are set are not those that its events tell of".into());
         }
         Ok(())
+    }
+
+    /// What executions usually take can be read; it is a mean, and nothing else speaks of it.
+    fn durations(&mut self) -> Result<(), ReadError> {
+        let loose = &mut self.findings.loose;
+        each(&self.reader, key::DURATIONS, |row, value| {
+            let read = key::durations_in(row).map(|(id, version)| layout::decode_durations(&id, version, value));
+            match read {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => loose.push(error.to_string()),
+                None => loose.push(format!("the durations \"{}\" are nobody's", row.escape_ascii())),
+            }
+            Ok(())
+        })
     }
 
     /// A request is remembered by two rows.

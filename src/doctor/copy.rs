@@ -137,7 +137,7 @@ fn kept(findings: &Findings, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         b'y' => execution(key::execution_in(row)),
         b'w' => workflow(rest),
         b't' => workflow(rest.get(8..)?),
-        b'v' => workflow(rest.get(..rest.len().checked_sub(9)?)?),
+        b'v' | b'u' => workflow(rest.get(..rest.len().checked_sub(9)?)?),
         b'n' => findings.keeps(&Subject::Noxd),
         b'd' | b'l' => true,
         _ => false,

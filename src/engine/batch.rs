@@ -5,12 +5,14 @@
 //! does not grow with the number of tasks.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     sync::Arc,
 };
 
+use super::read::{ReadError, Reads};
 use crate::{
     machine::{
+        expected::Durations,
         ids::{ExecutionId, Revision, Timestamp, WorkflowId},
         message::{Event, Recorded, WorkflowChange},
         state::{Mark, State},
@@ -25,6 +27,9 @@ use crate::{
 /// event the same whatever the size.
 pub const SNAPSHOT_EVENTS: u32 = 256;
 
+/// How long executions of a version of a workflow have taken, with those of a batch.
+pub type Learnt = (WorkflowId, u64, Durations);
+
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Rows {
@@ -35,6 +40,8 @@ pub struct Rows {
     pub snapshots: Vec<ExecutionId>,
     /// What the marks in it say.
     pub marks: Vec<(ExecutionId, Mark)>,
+    /// Executions that end in it.
+    ended: Vec<ExecutionId>,
 }
 
 /// Rows of events that are not full: the next events of an execution go into the same row, which is written anew. So a
@@ -111,6 +118,30 @@ impl Rows {
             rows.subject(&subject_of(events[0]), events, state, open);
         }
         rows
+    }
+
+    /// Takes what ended into what is known of how long executions take: one row per version, however many ended. It is
+    /// read where the machine does not hold it, and to be given to it then.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn learn(&mut self, state: &State, reads: &Reads) -> Result<Vec<Learnt>, ReadError> {
+        let mut learnt: BTreeMap<(&WorkflowId, u64), Durations> = BTreeMap::new();
+        for execution in std::mem::take(&mut self.ended).into_iter().filter_map(|id| state.execution(id)) {
+            let (id, version) = (&execution.workflow, execution.version);
+            match learnt.entry((id, version)) {
+                Entry::Occupied(known) => known.into_mut().add(execution),
+                Entry::Vacant(new) => {
+                    let held = state.durations(id, version).cloned();
+                    new.insert(held.map_or_else(|| reads.durations(id, version), Ok)?).add(execution);
+                }
+            }
+        }
+        let of_version = |((id, version), durations): ((&WorkflowId, u64), Durations)| {
+            self.put(key::durations(id, version), layout::encode_durations(&durations));
+            (id.clone(), version, durations)
+        };
+        Ok(learnt.into_iter().map(of_version).collect())
     }
 
     /// Remembers a request that succeeded.
@@ -211,6 +242,7 @@ impl Rows {
                 }
                 Event::ExecutionEnded { .. } => {
                     summary = true;
+                    self.ended.push(id);
                     self.delete(key::alive(id));
                 }
                 Event::ExecutionPaused

@@ -12,6 +12,7 @@ use std::{
 use crate::{
     machine::{
         execution::{Execution, Moves},
+        expected::Durations,
         ids::{ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
         judgement::TaskResult,
         message::{Event, Recorded, Trigger, WorkflowRecord},
@@ -101,6 +102,12 @@ impl Reads {
             cache.pop_front();
         }
         cache.push_back((id.clone(), version, Arc::clone(definition)));
+    }
+
+    /// How long executions of a version have taken so far.
+    pub fn durations(&self, id: &WorkflowId, version: u64) -> Result<Durations, ReadError> {
+        let row = self.rows.get(&key::durations(id, version))?;
+        Ok(row.map(|bytes| layout::decode_durations(id, version, &bytes)).transpose()?.unwrap_or_default())
     }
 
     /// An execution as it stands, rebuilt from its snapshot and the events after it.

@@ -499,6 +499,31 @@ fn a_short_execution_leaves_one_row_of_events_and_two_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_executions_take_is_known_to_the_next_after_a_restart_too() {
+    // S-VIEW-1
+    let mut world = World::new(13).await;
+    create(&world.handle(), "w", &["a", "b: a"]).await;
+    for number in 1..=4 {
+        if number == 3 {
+            world.crash().await;
+            world.open().await;
+        }
+        let handle = world.handle();
+        if number % 2 == 1 {
+            world.succeed_always();
+        }
+        handle.submit(wants(start("w", number))).await.expect("started");
+        assert_eq!(end_of(&handle, number).await, ExecutionEnd::Completed);
+        let execution = handle.reads().execution(ExecutionId(number)).expect("readable").expect("there");
+        let rests_on = execution.expected.as_ref().map_or(0, |expected| expected.executions());
+        assert_eq!(u128::from(rests_on), number - 1, "those that had ended before it began");
+    }
+    let durations = world.handle().reads().durations(&name("w"), 1).expect("readable");
+    assert_eq!((durations.executions, durations.tasks.len()), (4, 2), "one row tells of all");
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_about_a_small_execution_reads_no_row_and_says_what_the_rows_say() {
     // S-VIEW-7
     let mut world = World::new(11).await;

@@ -204,6 +204,7 @@ impl Writer {
 
     fn commit(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
         let mut rows = Rows::of_events(&batch.step.events, self.machine.state(), &mut self.open_rows);
+        let learnt = rows.learn(self.machine.state(), &self.reads)?;
         self.requests.write(&mut rows, &self.reads, batch.tick)?;
         let loaded = std::mem::take(&mut self.loaded);
         if rows.is_empty() {
@@ -217,12 +218,30 @@ impl Writer {
         for (id, mark) in std::mem::take(&mut rows.marks) {
             self.machine.state_mut().mark_written(id, mark);
         }
+        for (workflow, version, durations) in learnt {
+            self.machine.state_mut().load_durations(workflow, version, durations);
+        }
         let rows = rows.into_batch(self.machine.state());
         self.wait_for_room(&rows)?;
         self.store.commit(rows)?;
+        self.note(batch);
         self.show(batch);
         self.machine.state_mut().drop_idle(touched.into_iter().chain(loaded));
         Ok(())
+    }
+
+    /// Tells noxd's own log what a workflow's author should hear of (S-COND-4). The values that a condition looked at are
+    /// in its event; they may be secret, and are not logged.
+    fn note(&self, batch: &Batch) {
+        for recorded in &batch.step.events {
+            if let (Event::ConditionError { task, expression, .. }, Some(id)) = (&recorded.event, recorded.execution)
+                && let Some(execution) = self.machine.state().execution(id)
+            {
+                let (workflow, task) = (&execution.workflow, &execution.definition.task(*task).id);
+                let words = "a condition could not be evaluated, and is not met: the task is skipped";
+                tracing::warn!(%workflow, execution = %id, %task, %expression, "{words}");
+            }
+        }
     }
 
     /// Takes hold of what answers show, while the machine has it.
@@ -444,6 +463,10 @@ impl Writer {
                 self.load_workflow(&source.workflow)?;
                 self.machine.state_mut().load_source(source);
             }
+        }
+        if let Some((id, version)) = self.machine.state().needs_durations(command) {
+            let durations = self.reads.durations(&id, version)?;
+            self.machine.state_mut().load_durations(id, version, durations);
         }
         Ok(())
     }

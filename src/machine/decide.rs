@@ -136,7 +136,7 @@ pub fn follow_up(state: &State, tick: Tick) -> FollowUp {
     }
     let next = state.admission.next(tick.elapsed);
     match next.and_then(|(id, task)| Some((state.executions.get(&id)?, task))) {
-        Some((execution, task)) => FollowUp::Decided(vec![of(execution, start_event(execution, task, tick))]),
+        Some((execution, task)) => FollowUp::Decided(vec![of(execution, start_event(state, execution, task, tick))]),
         None => FollowUp::Nothing,
     }
 }
@@ -152,14 +152,16 @@ fn turn_event(execution: &Execution, turn: Turn) -> Event {
     }
 }
 
-fn start_event(execution: &Execution, task: TaskIndex, tick: Tick) -> Event {
+fn start_event(state: &State, execution: &Execution, task: TaskIndex, tick: Tick) -> Event {
     let waiting = &execution.tasks[task as usize];
+    let held_up_by = state.admission.held_up_by(execution.id, task, waiting.queued_since);
     Event::TaskStarted {
         task,
         attempt: waiting.attempt + 1,
         ready_at: waiting.ready_at,
         queued_at: waiting.queued_at,
-        waited: waited(execution, waiting, tick),
+        waited: waited(execution, waiting, held_up_by.is_some(), tick),
+        held_up_by,
     }
 }
 
@@ -190,6 +192,7 @@ fn start(
         trigger,
         inputs,
         reused: Arc::default(),
+        expected: state.expected_of(&workflow, record.version),
     };
     let decided = Decided { workflow: Some(workflow), execution: Some(execution), event };
     Ok((vec![decided], Reply::Executions(vec![execution])))
@@ -317,13 +320,16 @@ fn delete_workflow(
     Ok(changed(id, WorkflowChange::Deleted, record))
 }
 
-fn waited(execution: &Execution, state: &TaskState, tick: Tick) -> Waited {
+fn waited(execution: &Execution, state: &TaskState, by_limit: bool, tick: Tick) -> Waited {
     let span = |from: i64, to: i64| u64::try_from(to - from).unwrap_or(0);
     let pause = execution.paused_in_all(tick.wall).saturating_sub(state.paused_before);
+    let queued = span(state.queued_at.0, tick.wall.0).saturating_sub(pause);
+    let (limit, queue) = if by_limit { (queued, 0) } else { (0, queued) };
     Waited {
         dependency: span(execution.started_at.0, state.ready_at.0),
         pause,
         backoff: state.backoff_micros,
-        limit: span(state.queued_at.0, tick.wall.0).saturating_sub(pause),
+        limit,
+        queue,
     }
 }

@@ -9,9 +9,10 @@ use std::{
 };
 
 use super::{
+    expected::Expected,
     ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
     judgement,
-    message::{Event, ExecutionEnd, Recorded, StopCause, TaskEnd, Trigger},
+    message::{Event, ExecutionEnd, Recorded, Reused, StopCause, TaskEnd, Trigger},
     progress::Counts,
     task::{TaskState, TaskStatus},
     workflow::{Action, Definition, Role},
@@ -105,6 +106,8 @@ pub struct Execution {
     pub paused_micros: u64,
     /// Its tasks, by index.
     pub tasks: Vec<TaskState>,
+    /// How long it and its tasks are expected to take; `None`: no execution of this version had ended when it began.
+    pub expected: Option<Arc<Expected>>,
     /// What follows from its tasks.
     pub derived: Derived,
     /// The first failure that counts: which task, and the revision of its end.
@@ -137,6 +140,8 @@ pub struct Derived {
     open: [u32; Role::ALL.len()],
     /// How many failures make the execution FAILED.
     failures: u32,
+    /// What the tasks weigh that have ended ([`Expected::weight_of`]).
+    work_done: u128,
     /// Deadlines of tasks, and of the execution itself.
     timers: BTreeSet<(Elapsed, Option<TaskIndex>)>,
 }
@@ -168,7 +173,7 @@ pub enum Turn {
 impl Execution {
     /// The execution that an `ExecutionStarted` begins.
     pub fn begin(recorded: &Recorded, definition: Arc<Definition>, moves: &mut Moves) -> Option<Self> {
-        let Event::ExecutionStarted { version, labels, trigger, inputs, reused, .. } = &recorded.event else {
+        let Event::ExecutionStarted { version, labels, trigger, inputs, reused, expected, .. } = &recorded.event else {
             return None;
         };
         let count = definition.task_count();
@@ -194,15 +199,17 @@ impl Execution {
             paused_at: None,
             paused_micros: 0,
             tasks: indices().map(|task| TaskState::pending(dependencies(task))).collect(),
+            expected: expected.clone(),
             derived: Derived::default(),
             first_failure: None,
             revision: recorded.revision,
             events_since_snapshot: 1,
             definition: Arc::clone(&definition),
         };
-        for &(task, status) in reused.iter() {
+        for &Reused { task, status, attempts } in reused.iter() {
             let state = &mut execution.tasks[task as usize];
             state.status = status;
+            state.attempt = attempts;
             state.reused = true;
             state.completed_at = Some(recorded.time);
         }
@@ -223,7 +230,9 @@ impl Execution {
         derived.timers.extend(self.deadline.map(|at| (at, None)));
         for (task, state) in (0..).zip(&self.tasks) {
             derived.counts.add(state.status);
-            if !state.status.is_terminal() {
+            if state.status.is_terminal() {
+                derived.work_done += self.weight_of(task);
+            } else {
                 derived.open[definition.role(task) as usize] += 1;
             }
             derived.failures += u32::from(counts_as_failure(&definition, task, state.status));
@@ -315,6 +324,20 @@ impl Execution {
     /// How many tasks are in each status.
     pub fn counts(&self) -> &Counts {
         &self.derived.counts
+    }
+
+    /// What the tasks weigh that have ended, of what is expected; 0 where nothing is.
+    pub fn work_done(&self) -> u128 {
+        self.derived.work_done
+    }
+
+    fn weight_of(&self, task: TaskIndex) -> u128 {
+        self.expected.as_ref().map_or(0, |expected| u128::from(expected.weight_of(task)))
+    }
+
+    /// Whether it ends FAILED, if it ends as it is now.
+    pub fn is_failing(&self) -> bool {
+        self.end() == ExecutionEnd::Failed
     }
 
     /// When its first deadline is due, on noxd's own clock, and what it is of; `None`: of the execution itself.
@@ -463,6 +486,7 @@ impl Execution {
             self.become_status(task, status, moves);
             self.tasks[task as usize].completed_at = Some(recorded.time);
             self.derived.open[definition.role(task) as usize] -= 1;
+            self.derived.work_done += self.weight_of(task);
             if counts_as_failure(&definition, task, status) {
                 self.derived.failures += 1;
                 if status != TaskStatus::Blocked {

@@ -206,3 +206,7 @@ fn limit_words(state: &State, reached: &LimitReached) -> String {
     let such = if holders.is_empty() { String::new() } else { format!(", such as {}", holders.join(", ")) };
     format!("{what} of {} is reached: {} attempts hold it{such}", reached.most, reached.held)
 }
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;

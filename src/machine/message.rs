@@ -15,6 +15,8 @@ pub use self::{
     },
     effect::{Effect, Filling, StopCause, TaskRead},
     error_kind::ErrorKind,
-    event::{AttemptResult, Event, ExecutionEnd, Recorded, TaskEnd, TaskError, TimeLimit, Waited, WorkflowChange},
+    event::{
+        AttemptResult, Event, ExecutionEnd, Recorded, Reused, TaskEnd, TaskError, TimeLimit, Waited, WorkflowChange,
+    },
     rejection::{Rejection, Reply},
 };

@@ -15,6 +15,7 @@ pub mod decide;
 pub mod definition;
 pub mod dependency;
 pub mod execution;
+pub mod expected;
 pub mod explain;
 pub mod expression;
 pub mod facts;

@@ -88,17 +88,23 @@ fn a_task_is_filled_in_as_a_whole_or_its_first_fault_names_the_field() {
     // S-DATA-2, S-DATA-3
     let mut task = command(&["echo", "{{ inputs.env }}", "plain"]);
     task.title = "for {{ inputs.env }}".into();
+    task.description = "with {{ tasks.build.output.tags[0] }}, {% plain %}".into();
     let Some(Action::Command(spec)) = &mut task.action else { panic!("a command") };
     spec.env.insert("ENVIRONMENT".into(), "{{ inputs.env }}!".into());
     spec.stdin = "{{ tasks.build.output.tags }}\n".into();
     let rendered = render_task(&task, &sample().facts()).expect("filled");
     let ran = rendered.command.expect("a command");
-    assert_eq!(rendered.title, "for dev");
+    assert_eq!((rendered.title.as_str(), rendered.description.as_str()), ("for dev", "with a, {% plain %}"));
     assert_eq!(ran.argv, ["echo", "dev", "plain"]);
     assert_eq!(ran.env["ENVIRONMENT"], "dev!");
     assert_eq!(ran.stdin, "[\"a\",\"b\"]\n");
     assert_eq!(tasks_read(&task), ["build"]);
 
+    // S-DATA-2: a noop fails by its title too.
+    let told = TaskSpec { action: Some(Action::Noop { duration_micros: 0 }), ..task.clone() };
+    assert_eq!(render_task(&told, &sample().facts()).expect("filled").title, "for dev");
+    let told = TaskSpec { description: "{{ tasks.build.output.gone }}".into(), ..told };
+    assert_eq!(render_task(&told, &sample().facts()).expect_err("nothing there").field, "description");
     let fault = render_task(&command(&["echo", "{{ inputs.gone }}"]), &sample().facts()).expect_err("no such input");
     assert_eq!(fault.field, "command.argv[1]");
     let nul = World::new().output("a", r#""a\u0000b""#);

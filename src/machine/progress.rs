@@ -1,10 +1,7 @@
-//! How far an execution is, and when it will be over (S-VIEW-1): counts per status, and what earlier executions say of
-//! how long each task takes.
+//! How far an execution is, and when it will be over (S-VIEW-1): by counts per status, and by what `expected` knows.
 
 use super::{
-    execution::Execution,
-    ids::{TaskIndex, Timestamp},
-    task::TaskStatus,
+    execution::Execution, expected::Expected, ids::Timestamp, message::Trigger, task::TaskStatus, workflow::Role,
 };
 
 /// How many tasks are in each status.
@@ -69,97 +66,78 @@ impl Counts {
     }
 }
 
-/// How long each task of an execution is expected to take, in microseconds: from executions of the same workflow that
-/// had ended before it began, so that it never changes while it runs, and its progress never falls.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Expected {
-    /// By task; 0: nothing is known of it.
-    micros: Vec<u64>,
-    /// How many executions say so.
-    executions: usize,
-}
-
 /// When an execution will be over, and how that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
     /// When.
     pub at: Timestamp,
     /// How many earlier executions say so; 0: its own pace does.
-    pub executions: usize,
+    pub executions: u64,
 }
 
-impl Expected {
-    /// What earlier executions say; they have the same tasks in the same order, and at least one is given.
-    pub fn of(earlier: &[Execution]) -> Option<Self> {
-        let tasks = earlier.first()?.tasks.len();
-        let took = |execution: &Execution, task: usize| {
-            let state = execution.tasks.get(task)?;
-            let span = state.completed_at?.0 - state.started_at?.0;
-            u64::try_from(span).ok()
-        };
-        let micros = (0..tasks).map(|task| {
-            let known: Vec<u64> = earlier.iter().filter_map(|execution| took(execution, task)).collect();
-            known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or(0)
-        });
-        Some(Self { micros: micros.collect(), executions: earlier.len() })
+/// Share of the expected work that is done, in per cent, by count where nothing is expected: at most 99 before the end.
+/// It never falls: an ended task stays ended, a task that is tried again had not ended, and what is expected is fixed.
+pub fn percent(execution: &Execution) -> f64 {
+    let Some(expected) = &execution.expected else {
+        return execution.counts().percent(execution.status.is_terminal());
+    };
+    if execution.status.is_terminal() {
+        return 100.0;
     }
-
-    /// Share of the expected work that is done, in per cent: at most 99 before the end.
-    pub fn percent(&self, execution: &Execution) -> f64 {
-        if execution.status.is_terminal() {
-            return 100.0;
-        }
-        // A task that takes no time is still a task.
-        let weight = |task: usize| u128::from(self.micros.get(task).copied().unwrap_or(0).max(1));
-        let all: u128 = (0..execution.tasks.len()).map(weight).sum();
-        let ended = execution.tasks.iter().enumerate().filter(|(_, state)| state.status.is_terminal());
-        let done: u128 = ended.map(|(task, _)| weight(task)).sum();
-        // In hundredths of a per cent, so that no large number has to fit into a float.
-        let share = u32::try_from(done * 10_000 / all.max(1)).unwrap_or(10_000);
-        (f64::from(share) / 100.0).min(99.0)
-    }
-
-    /// The longest way through what is left, each task as long as it is expected to take.
-    fn left(&self, execution: &Execution, now: Timestamp) -> u64 {
-        let graph = execution.definition.graph();
-        let mut until = vec![0_u64; execution.tasks.len()];
-        for &task in graph.stages().iter().flatten() {
-            let state = &execution.tasks[task as usize];
-            if state.status.is_terminal() {
-                continue;
-            }
-            let before = graph.dependencies(task).iter().map(|before| until[*before as usize]).max().unwrap_or(0);
-            let ran = match state.status {
-                TaskStatus::Running => u64::try_from(now.0 - state.attempt_started_at.0).unwrap_or(0),
-                _ => 0,
-            };
-            until[task as usize] = before + self.micros_of(task).saturating_sub(ran);
-        }
-        until.into_iter().max().unwrap_or(0)
-    }
-
-    fn micros_of(&self, task: TaskIndex) -> u64 {
-        self.micros.get(task as usize).copied().unwrap_or(0)
-    }
+    // In hundredths of a per cent, so that no large number has to fit into a float.
+    let share = execution.work_done().saturating_mul(10_000) / expected.total().max(1);
+    (f64::from(u32::try_from(share).unwrap_or(10_000)) / 100.0).min(99.0)
 }
 
 /// When an execution will be over: by what earlier ones say, else by its own pace. `None` while nothing is known, while
 /// it is paused or waits for a person, and when it is over.
-pub fn estimate(execution: &Execution, expected: Option<&Expected>, now: Timestamp) -> Option<Estimate> {
+pub fn estimate(execution: &Execution, now: Timestamp) -> Option<Estimate> {
     let counts = execution.counts();
     let is_held = execution.paused_at.is_some() || counts.of(TaskStatus::Waiting) > 0;
     if execution.status.is_terminal() || is_held {
         return None;
     }
-    let (left, executions) = match expected {
-        Some(expected) => (expected.left(execution, now), expected.executions),
+    let ran = u64::try_from(now.0 - execution.started_at.0).unwrap_or(0).saturating_sub(execution.paused_micros);
+    let (left, executions) = match &execution.expected {
+        // What limits hold up does not show in the longest way, and does in what the whole usually takes. A rerun does
+        // not do the whole.
+        Some(expected) => {
+            let is_whole = !matches!(execution.trigger, Trigger::Rerun(_));
+            let usual = if is_whole { expected.whole_micros() } else { 0 };
+            (longest_way(execution, expected, now).max(usual.saturating_sub(ran)), expected.executions())
+        }
         None => {
-            let ended = u64::from(counts.total() - counts.open());
-            let passed = u64::try_from(now.0 - execution.started_at.0).unwrap_or(0);
-            (passed.checked_div(ended)?.saturating_mul(u64::from(counts.open())), 0)
+            let kept = execution.tasks.iter().filter(|task| task.reused).count() as u64;
+            let ended = u64::from(counts.total() - counts.open()).saturating_sub(kept);
+            (ran.checked_div(ended)?.saturating_mul(u64::from(counts.open())), 0)
         }
     };
     Some(Estimate { at: Timestamp(now.0.saturating_add_unsigned(left)), executions })
+}
+
+/// The longest way through what is left, each task as long as it is expected to take; handlers follow when all else is
+/// over. It costs as much as there are tasks and dependencies.
+fn longest_way(execution: &Execution, expected: &Expected, now: Timestamp) -> u64 {
+    let definition = &execution.definition;
+    let mut until = vec![0_u64; execution.tasks.len()];
+    let mut longest = [0_u64; Role::ALL.len()];
+    for &task in definition.graph().stages().iter().flatten() {
+        let (state, role) = (&execution.tasks[task as usize], definition.role(task));
+        // Most executions do not fail.
+        let is_unlikely = role == Role::OnFailure && !execution.is_failing();
+        if state.status.is_terminal() || is_unlikely {
+            continue;
+        }
+        let before = definition.graph().dependencies(task).iter().map(|before| until[*before as usize]);
+        let ran = match state.status {
+            TaskStatus::Running => u64::try_from(now.0 - state.attempt_started_at.0).unwrap_or(0),
+            _ => 0,
+        };
+        let end = before.max().unwrap_or(0).saturating_add(expected.micros_of(task).saturating_sub(ran));
+        until[task as usize] = end;
+        longest[role as usize] = longest[role as usize].max(end);
+    }
+    longest.into_iter().fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

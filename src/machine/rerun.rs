@@ -10,7 +10,7 @@ use super::{
     decide::{Decided, has_room_for, invalid_state, stored},
     execution::{Execution, is_excused},
     ids::{ExecutionId, TaskIndex},
-    message::{Event, Rejection, Reply, Trigger},
+    message::{Event, Rejection, Reply, Reused, Trigger},
     state::State,
     task::TaskStatus,
     workflow::Role,
@@ -19,8 +19,8 @@ use super::{
 /// Which tasks keep their result, and which are done again; each ascending, together all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RerunPlan {
-    /// With the status that they keep.
-    pub reused: Vec<(TaskIndex, TaskStatus)>,
+    /// With what they keep.
+    pub reused: Vec<Reused>,
     /// PENDING again.
     pub redone: Vec<TaskIndex>,
 }
@@ -55,7 +55,7 @@ pub fn plan(source: &Execution, tasks: &[String]) -> Result<RerunPlan, Rejection
         if redo[task as usize] {
             plan.redone.push(task);
         } else {
-            plan.reused.push((task, state.status));
+            plan.reused.push(Reused { task, status: state.status, attempts: state.attempt });
         }
     }
     if plan.redone.iter().all(|task| definition.role(*task) != Role::Ordinary) {
@@ -85,6 +85,7 @@ pub(super) fn decide(
         trigger: Trigger::Rerun(source.id),
         inputs: Arc::clone(&source.inputs),
         reused: plan.reused.into(),
+        expected: state.expected_of(&source.workflow, source.version),
     };
     let decided = Decided { workflow: Some(source.workflow.clone()), execution: Some(execution), event };
     Ok((vec![decided], Reply::Executions(vec![execution])))

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     execution::{Execution, ExecutionStatus, Moves},
+    expected::{Durations, Expected},
     ids::{AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Tick, Timestamp, WorkflowId},
     judgement::{self, Results, TaskResult},
     message::{Command, Content, Event, Recorded, Trigger, WorkflowRecord},
@@ -27,6 +28,8 @@ pub struct State {
     pub(super) draining: bool,
     pub(super) held: bool,
     pub(super) workflows: BTreeMap<WorkflowId, Arc<WorkflowRecord>>,
+    /// How long executions of a version have taken so far, and what those expect of it that begin now.
+    durations: BTreeMap<(WorkflowId, u64), Known>,
     pub(super) executions: BTreeMap<ExecutionId, Execution>,
     /// Tasks of the executions that are held whole.
     pub(super) hot_tasks: usize,
@@ -46,6 +49,9 @@ pub struct State {
     /// The one ordered structure for time: when the first deadline of an execution is due.
     pub(super) deadlines: BTreeSet<(Elapsed, ExecutionId)>,
 }
+
+/// How long executions of a version have taken so far, and what those expect of it that begin now.
+type Known = (Durations, Option<Arc<Expected>>);
 
 /// What is always known of an execution that has not ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +100,7 @@ impl State {
             draining: false,
             held: false,
             workflows: BTreeMap::new(),
+            durations: BTreeMap::new(),
             executions: BTreeMap::new(),
             hot_tasks: 0,
             alive: BTreeMap::new(),
@@ -210,6 +217,35 @@ impl State {
         needs
     }
 
+    /// The version of a workflow that a command starts, where it is not known here how long its executions take. To be
+    /// asked when all else that the command needs is here.
+    pub fn needs_durations(&self, command: &Command) -> Option<(WorkflowId, u64)> {
+        let started = match command {
+            Command::StartExecution { workflow, .. } => (workflow.clone(), self.workflows.get(workflow)?.version),
+            Command::RerunExecution { source, .. } => {
+                let source = self.sources.get(source)?;
+                (source.workflow.clone(), source.version)
+            }
+            _ => return None,
+        };
+        (!self.durations.contains_key(&started)).then_some(started)
+    }
+
+    /// Gives how long executions of a version have taken so far: those that begin from now on go by it.
+    pub fn load_durations(&mut self, workflow: WorkflowId, version: u64, durations: Durations) {
+        let expected = durations.expected().map(Arc::new);
+        self.durations.insert((workflow, version), (durations, expected));
+    }
+
+    /// How long executions of a version have taken so far, where that is here.
+    pub fn durations(&self, workflow: &WorkflowId, version: u64) -> Option<&Durations> {
+        self.durations.get(&(workflow.clone(), version)).map(|(durations, _)| durations)
+    }
+
+    pub(super) fn expected_of(&self, workflow: &WorkflowId, version: u64) -> Option<Arc<Expected>> {
+        self.durations.get(&(workflow.clone(), version)).and_then(|(_, expected)| expected.clone())
+    }
+
     /// Executions that are not here and whose first deadline has come, at most so many.
     pub fn due_elsewhere(&self, tick: Tick, most: usize) -> Vec<ExecutionId> {
         let due = self.deadlines.iter().take_while(|(at, _)| *at <= tick.elapsed).map(|(_, id)| *id);
@@ -316,6 +352,9 @@ impl State {
         while self.workflows.len() > KEPT_WORKFLOWS {
             self.workflows.pop_first();
         }
+        while self.durations.len() > KEPT_WORKFLOWS {
+            self.durations.pop_first();
+        }
     }
 
     /// Follows an event.
@@ -323,8 +362,13 @@ impl State {
         self.revision = recorded.revision;
         self.wall = recorded.time;
         self.elapsed = recorded.elapsed;
+        self.admission.at(recorded.elapsed);
         match (&recorded.event, &recorded.workflow, recorded.execution) {
             (Event::WorkflowChanged { record: Some(record), .. }, Some(id), _) => {
+                // A version that is new has no history. One that is deleted is known or is not, as before.
+                if !record.deleted {
+                    self.load_durations(id.clone(), record.version, Durations::default());
+                }
                 self.workflows.insert(id.clone(), Arc::clone(record));
             }
             (Event::ConcurrencyLimitSet { agent, limit }, ..) => self.set_limit(agent.as_deref(), *limit),

@@ -224,7 +224,7 @@ fn a_pause_lets_running_tasks_finish_and_starts_none() {
     story.control(Operation::Resume).expect("resumed");
     assert_eq!(story.take_effects(), ["start b#1"]);
     let Some(Event::TaskStarted { waited, .. }) = story.events.last().map(|r| &r.event) else { panic!("started") };
-    assert_eq!((waited.pause, waited.limit), (3_000_000, 0), "the wait is put down to the pause");
+    assert_eq!((waited.pause, waited.limit, waited.queue), (3_000_000, 0, 0), "the wait is put down to the pause");
 }
 
 #[test]

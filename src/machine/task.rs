@@ -89,7 +89,8 @@ impl TaskStatus {
         matches!(self, Self::Failed | Self::TimedOut | Self::Blocked | Self::Cancelled)
     }
 
-    /// The table: every pair that is not in it is a fault of noxd (S-STATE-2).
+    /// The table: every pair that is not in it is a fault of noxd (S-STATE-2). What keeps an attempt from being started
+    /// at all, as a placeholder or a program that is not there, fails the attempt: a task is RUNNING once it is admitted.
     pub fn may_become(self, next: Self) -> bool {
         use TaskStatus::{
             Blocked, Cancelled, Completed, Failed, Pending, Queued, Retrying, Running, Skipped, TimedOut, Waiting,
@@ -98,7 +99,7 @@ impl TaskStatus {
             (self, next),
             (Pending, Queued | Waiting | Skipped | Blocked | Cancelled)
                 | (Waiting, Completed | Failed | TimedOut | Cancelled)
-                | (Queued, Running | TimedOut | Failed | Cancelled)
+                | (Queued, Running | TimedOut | Cancelled)
                 | (Running, Completed | Failed | TimedOut | Retrying | Queued | Cancelled)
                 | (Retrying, Queued | Cancelled)
         )
@@ -239,7 +240,7 @@ mod tests {
         let table = "
             PENDING: QUEUED WAITING SKIPPED BLOCKED CANCELLED
             WAITING: COMPLETED FAILED TIMEDOUT CANCELLED
-            QUEUED: RUNNING TIMEDOUT FAILED CANCELLED
+            QUEUED: RUNNING TIMEDOUT CANCELLED
             RUNNING: COMPLETED FAILED TIMEDOUT RETRYING QUEUED CANCELLED
             RETRYING: QUEUED CANCELLED";
         let name = |status: TaskStatus| format!("{status:?}").to_uppercase();

@@ -12,12 +12,14 @@ use std::{
 
 use noxd::machine::{
     execution::{Execution, ExecutionStatus, Moves},
+    expected::Expected,
     ids::{AttemptKey, ExecutionId, TaskIndex, Timestamp, WorkflowId},
     message::{
-        AttemptEnd, AttemptOutcome, AttemptResult, Content, ErrorKind, Event, ExecutionEnd, Recorded, StopCause,
-        TaskEnd, TimeLimit, Trigger, WorkflowChange,
+        AttemptEnd, AttemptOutcome, AttemptResult, Content, ErrorKind, Event, ExecutionEnd, Recorded, Reused,
+        StopCause, TaskEnd, TimeLimit, Trigger, WorkflowChange,
     },
-    task::TaskStatus,
+    parallel::LimitName,
+    task::{TaskState, TaskStatus},
     workflow::{Action, BackoffSpec, FailurePolicy, OnInterrupt, RetrySpec, Role, TaskSpec, TriggerRule},
 };
 use serde_json::Value;
@@ -50,7 +52,13 @@ pub struct Ledger {
     failed_condition: Option<(ExecutionId, TaskIndex)>,
     /// An answer; its task must end next.
     answered: Option<(ExecutionId, TaskIndex, bool)>,
+    /// Limits that have no room, and when others had room again.
+    full: BTreeSet<Limit>,
+    freed: BTreeMap<Limit, u64>,
 }
+
+/// A limit, and of which execution where it is one's own.
+type Limit = (Option<ExecutionId>, LimitName);
 
 /// One execution.
 pub struct Run {
@@ -69,6 +77,7 @@ pub struct Run {
     pub timer: Option<u64>,
     pub go: bool,
     pub percent: f64,
+    pub was_paused: bool,
     /// Its events, followed by the machine's own code.
     pub replayed: Execution,
 }
@@ -88,6 +97,7 @@ pub struct Task {
     pub last_end: u64,
     pub delay: u64,
     pub queued_at: Timestamp,
+    pub queued_since: u64,
 }
 
 /// What a rule says.
@@ -207,6 +217,8 @@ impl Ledger {
             coverage: Coverage::default(),
             failed_condition: None,
             answered: None,
+            full: BTreeSet::new(),
+            freed: BTreeMap::new(),
         }
     }
 
@@ -214,6 +226,7 @@ impl Ledger {
     pub fn restarted(&mut self) {
         self.draining = false;
         self.orders.clear();
+        self.freed.clear();
         for run in self.runs.values_mut().filter(|run| !run.status.is_terminal()) {
             run.replayed.forget_attempt_deadlines();
             for task in run.tasks.iter_mut().filter(|task| task.status == TaskStatus::Running) {
@@ -300,6 +313,33 @@ impl Ledger {
         if let Some(id) = recorded.execution {
             self.queue_what_may(id, recorded);
         }
+        self.note_room(recorded.elapsed.0);
+    }
+
+    fn note_room(&mut self, now: u64) {
+        let mut full = BTreeSet::new();
+        for (&id, run) in self.runs.iter().filter(|(_, run)| !run.status.is_terminal()) {
+            for task in 0..run.tasks.len() {
+                full.extend(self.limits(id, task).into_iter().filter(|(_, most, held)| held >= most).map(|one| one.0));
+            }
+        }
+        for limit in self.full.difference(&full) {
+            self.freed.insert(limit.clone(), now);
+        }
+        self.full = full;
+    }
+
+    /// S-VIEW-6: the limit that held a task up, the last of several, the narrowest of those that had room at once.
+    fn held_up_by(&self, id: ExecutionId, task: usize) -> Option<LimitName> {
+        let since = self.runs[&id].tasks[task].queued_since;
+        // A limit may be gone since.
+        let of_agent = (None, LimitName::Agent(self.runs[&id].spec(task).agent_id.clone()));
+        let mut limits: Vec<Limit> = self.limits(id, task).into_iter().map(|(limit, ..)| limit).collect();
+        if !limits.contains(&of_agent) {
+            limits.insert(1, of_agent);
+        }
+        let freed = limits.into_iter().filter_map(|limit| Some((*self.freed.get(&limit)?, limit.1)));
+        freed.filter(|(freed, _)| *freed > since).max_by_key(|(freed, _)| *freed).map(|(_, name)| name)
     }
 
     /// Plain tasks come into the queue in the event that lets them (S-DEP-4).
@@ -322,9 +362,32 @@ impl Ledger {
         let run = self.runs.get_mut(&id).expect("it is there");
         let timeout = run.plan.definition.spec().tasks[task].queue_timeout_micros;
         let state = &mut run.tasks[task];
-        state.queued_at = recorded.time;
+        (state.queued_at, state.queued_since) = (recorded.time, recorded.elapsed.0);
         // S-RETRY-5: it bounds the wait for the first attempt.
         state.timer = timeout.filter(|_| state.attempt == 0).map(|micros| recorded.elapsed.0 + micros);
+    }
+
+    /// S-VIEW-1: what is expected rests on executions of the version that have ended, and on nothing else.
+    fn check_expected(&mut self, expected: &Expected, workflow: &WorkflowId, version: u64) {
+        self.coverage.reached("an execution that knows earlier ones");
+        let ended: Vec<&Run> = self.runs.values().filter(|run| run.status.is_terminal()).collect();
+        let of_version = ended.iter().filter(|run| run.workflow == *workflow && run.version == version);
+        let spans = |task: usize| {
+            let ran = of_version.clone().map(move |run| &run.replayed.tasks[task]);
+            let ran = ran.filter(|state| state.status == TaskStatus::Completed && !state.reused);
+            ran.filter_map(|state| Some((state.completed_at?.0 - state.started_at?.0) as u64))
+        };
+        let ran = of_version.clone().filter(|run| {
+            let ran = |state: &TaskState| state.started_at.is_some() && state.status == TaskStatus::Completed;
+            run.replayed.tasks.iter().any(|state| ran(state) && !state.reused)
+        });
+        let (said, ran) = (expected.executions(), ran.count() as u64);
+        self.check(said > 0 && said <= ran, format_args!("S-VIEW-1: {said} executions are said, and {ran} ended"));
+        for (task, &micros) in expected.tasks_micros().iter().enumerate().filter(|(_, micros)| **micros > 0) {
+            let (least, most) = (spans(task).min().unwrap_or(u64::MAX), spans(task).max().unwrap_or(0).max(1));
+            let words = format_args!("S-VIEW-1: task {task} takes {micros}, not {least} to {most}");
+            self.check((least..=most).contains(&micros), words);
+        }
     }
 
     fn become_status(&mut self, id: ExecutionId, task: usize, next: TaskStatus) {
@@ -338,7 +401,8 @@ impl Ledger {
     }
 
     fn started(&mut self, id: ExecutionId, recorded: &Arc<Recorded>) {
-        let Event::ExecutionStarted { version, task_count, trigger, inputs, reused, .. } = &recorded.event else {
+        let Event::ExecutionStarted { version, task_count, trigger, inputs, reused, expected, .. } = &recorded.event
+        else {
             return;
         };
         self.check(!self.runs.contains_key(&id), "an execution began twice");
@@ -357,6 +421,9 @@ impl Ledger {
             }
             Trigger::Rerun(source) => self.check_reused(*source, &workflow, *version, reused),
         }
+        if let Some(expected) = expected {
+            self.check_expected(expected, &workflow, *version);
+        }
         let given: Value = serde_json::from_str(inputs).expect("inputs are JSON");
         let timer = plan.definition.spec().execution_timeout_micros.map(|micros| recorded.elapsed.0 + micros);
         let task = Task {
@@ -371,11 +438,12 @@ impl Ledger {
             last_end: 0,
             delay: 0,
             queued_at: Timestamp(0),
+            queued_since: 0,
         };
         let mut tasks = vec![task; count];
-        for (task, status) in reused.iter() {
-            tasks[*task as usize].status = *status;
-            tasks[*task as usize].reused = true;
+        for kept in reused.iter() {
+            let state = &mut tasks[kept.task as usize];
+            (state.status, state.attempt, state.reused) = (kept.status, kept.attempts, true);
         }
         let replayed = Execution::begin(recorded, Arc::clone(&plan.definition), &mut Moves::default());
         let run = Run {
@@ -391,6 +459,7 @@ impl Ledger {
             timer,
             go: given["go"] == Value::Bool(true),
             percent: 0.0,
+            was_paused: false,
             replayed: replayed.expect("it begins"),
             plan,
         };
@@ -398,19 +467,14 @@ impl Ledger {
     }
 
     /// What a rerun keeps: what was good, and does not come after something that is done again; no handlers.
-    fn check_reused(
-        &self,
-        source: ExecutionId,
-        workflow: &WorkflowId,
-        version: u64,
-        reused: &[(TaskIndex, TaskStatus)],
-    ) {
+    fn check_reused(&self, source: ExecutionId, workflow: &WorkflowId, version: u64, reused: &[Reused]) {
         let Some(source) = self.runs.get(&source) else { self.fail("a rerun of nothing") };
         self.check(source.status.is_terminal(), "a rerun of what has not ended");
         self.check((&source.workflow, source.version) == (workflow, version), "a rerun of another version");
-        let kept = |task: usize| reused.iter().any(|(other, _)| *other as usize == task);
-        for &(task, status) in reused {
+        let kept = |task: usize| reused.iter().any(|kept| kept.task as usize == task);
+        for &Reused { task, status, attempts } in reused {
             let task = task as usize;
+            self.check(source.tasks[task].attempt == attempts, "S-COND-3: how many attempts it took");
             let good = matches!(status, TaskStatus::Completed | TaskStatus::Skipped) || source.is_excused(task);
             self.check(source.tasks[task].status == status && good, "only what was good is kept");
             self.check(source.plan.role(task) == 0, "handlers are done again");
@@ -427,6 +491,8 @@ impl Ledger {
         let run = &self.runs[&id];
         match &recorded.event {
             Event::ExecutionPaused => {
+                self.run(id).was_paused = true;
+                let run = &self.runs[&id];
                 self.check(run.status == ExecutionStatus::Running && run.cancels == 0, "it cannot be paused");
                 self.run(id).status = ExecutionStatus::Paused;
             }
@@ -659,37 +725,44 @@ impl Ledger {
         }
     }
 
-    /// How many attempts live under each limit that applies to a task, and how many may.
-    pub fn limits(&self, id: ExecutionId, task: usize) -> Vec<(u32, usize)> {
+    /// The limits that apply to a task: how many attempts may live under each, and how many do.
+    pub fn limits(&self, id: ExecutionId, task: usize) -> Vec<(Limit, usize, usize)> {
         let run = &self.runs[&id];
         let spec = run.spec(task);
         let everywhere = || self.runs.values().flat_map(|run| run.live().map(move |task| run.spec(task)));
         let here = || run.live().map(|task| run.spec(task));
         let is_agent = |other: &&TaskSpec| other.agent_id == spec.agent_id;
-        let mut limits = vec![(self.limit, everywhere().count())];
-        limits.extend(self.agent_limits.get(&spec.agent_id).map(|most| (*most, everywhere().filter(is_agent).count())));
+        let is_group = |other: &&TaskSpec| other.parallel_group == spec.parallel_group;
         let own = &run.plan.definition.spec().concurrency_limits;
-        limits.extend(own.get("*").map(|most| (*most, here().count())));
-        if !spec.agent_id.is_empty() {
-            limits.extend(own.get(&spec.agent_id).map(|most| (*most, here().filter(is_agent).count())));
-        }
-        if !spec.parallel_group.is_empty() {
-            let is_group = |other: &&TaskSpec| other.parallel_group == spec.parallel_group;
-            let key = format!("group:{}", spec.parallel_group);
-            limits.extend(own.get(&key).map(|most| (*most, here().filter(is_group).count())));
-        }
-        limits
+        let (agent, group) = (spec.agent_id.clone(), spec.parallel_group.clone());
+        let own_agent = own.get(&agent).filter(|_| !agent.is_empty());
+        let own_group = own.get(&format!("group:{group}")).filter(|_| !group.is_empty());
+        let all = [
+            (None, LimitName::Global, Some(&self.limit), everywhere().count()),
+            (
+                None,
+                LimitName::Agent(agent.clone()),
+                self.agent_limits.get(&agent),
+                everywhere().filter(is_agent).count(),
+            ),
+            (Some(id), LimitName::ExecutionAll, own.get("*"), here().count()),
+            (Some(id), LimitName::ExecutionAgent(agent), own_agent, here().filter(is_agent).count()),
+            (Some(id), LimitName::ExecutionGroup(group), own_group, here().filter(is_group).count()),
+        ];
+        all.into_iter().filter_map(|(of, name, most, held)| Some(((of, name), *most? as usize, held))).collect()
     }
 
     fn task_started(&mut self, id: ExecutionId, recorded: &Recorded) {
-        let Event::TaskStarted { task, attempt, ready_at, queued_at, waited } = &recorded.event else { return };
+        let Event::TaskStarted { task, attempt, ready_at, queued_at, waited, held_up_by } = &recorded.event else {
+            return;
+        };
         let (run, at) = (&self.runs[&id], *task as usize);
         let state = &run.tasks[at];
         self.check(!self.held && !self.draining, "S-RETRY-7: nothing is admitted now");
         self.check(run.status == ExecutionStatus::Running, "S-STATE-7: no attempt starts while it is paused");
         self.check(!run.is_called_off(run.plan.role(at)), "S-STATE-8: it was called off");
         self.check(*attempt == state.attempt + 1, "attempts count by one");
-        let full = self.limits(id, at).into_iter().find(|(most, held)| *held >= *most as usize);
+        let full = self.limits(id, at).into_iter().find(|(_, most, held)| held >= most);
         self.check(full.is_none(), format_args!("S-PAR-1: a limit has no room: {full:?}"));
         let tries = attempt - state.interruptions;
         let most = run.spec(at).retry.as_ref().map_or(1, |retry| retry.max_attempts);
@@ -698,7 +771,22 @@ impl Ledger {
             ready_at <= queued_at && *queued_at == state.queued_at && *queued_at <= recorded.time,
             "S-VIEW-6: when it waited",
         );
-        self.check(waited.backoff == state.delay, "S-VIEW-6: the backoff that it waited for");
+        // What a pause puts aside is not followed through it.
+        if !run.was_paused {
+            let expected = self.held_up_by(id, at);
+            let words = format_args!("S-VIEW-6: it waited for {held_up_by:?}, not {expected:?}");
+            self.check(*held_up_by == expected, words);
+        }
+        let by_limit = if held_up_by.is_some() { waited.queue } else { waited.limit };
+        self.check(by_limit == 0, "S-VIEW-6: it waited for a limit, or for its turn");
+        let queued = (recorded.time.0 - queued_at.0) as u64;
+        let told = waited.limit + waited.queue + waited.pause;
+        self.check(told == queued, format_args!("S-VIEW-6: {queued} in the queue, and {told} are told"));
+        if let Some(name) = held_up_by {
+            let name = format!("held up by {name:?}");
+            self.coverage.reached(name.split('(').next().expect("a name"));
+        }
+        self.check(waited.backoff == self.runs[&id].tasks[at].delay, "S-VIEW-6: the backoff that it waited for");
         self.become_status(id, at, TaskStatus::Running);
         let run = self.run(id);
         let timeout = run.spec(at).timeout_micros;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use noxd::machine::{
     execution::{Execution, ExecutionStatus, Moves},
+    expected::Durations,
     ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick, WorkflowId},
     judgement::TaskResult,
     message::{Command, Content, Effect, Event, Recorded, Rejection, Reply, Trigger, WorkflowRecord},
@@ -52,13 +53,14 @@ pub struct Light {
     limit: u32,
     log: Vec<Arc<Recorded>>,
     marks: BTreeMap<ExecutionId, Mark>,
+    durations: BTreeMap<(WorkflowId, u64), Durations>,
     fate: Fate,
 }
 
 impl Light {
     pub fn new(limit: u32) -> Self {
         let machine = Machine::new(State::new(limit));
-        Self { machine, limit, log: Vec::new(), marks: BTreeMap::new(), fate: Fate::Kept }
+        Self { machine, limit, log: Vec::new(), marks: BTreeMap::new(), durations: BTreeMap::new(), fate: Fate::Kept }
     }
 
     fn load(&mut self, command: &Command, loaded: &mut Vec<ExecutionId>) {
@@ -80,6 +82,10 @@ impl Light {
             let Some(source) = held.or_else(|| self.execution(id)) else { continue };
             self.load_workflow(&source.workflow);
             self.machine.state_mut().load_source(source);
+        }
+        if let Some((id, version)) = self.machine.state().needs_durations(command) {
+            let durations = self.durations.get(&(id.clone(), version)).cloned().unwrap_or_default();
+            self.machine.state_mut().load_durations(id, version, durations);
         }
     }
 
@@ -151,6 +157,16 @@ impl Light {
         Some(execution)
     }
 
+    /// As `Rows::learn` does.
+    fn learn(&mut self, id: ExecutionId) {
+        let ended = self.machine.state().execution(id).expect("it ended in this batch");
+        let of = (ended.workflow.clone(), ended.version);
+        let known = self.durations.entry(of.clone()).or_default();
+        known.add(ended);
+        let known = known.clone();
+        self.machine.state_mut().load_durations(of.0, of.1, known);
+    }
+
     /// As `engine::batch` and `Writer::commit` do.
     fn commit(&mut self, events: &[Arc<Recorded>], loaded: Vec<ExecutionId>) {
         self.log.extend(events.iter().cloned());
@@ -166,6 +182,7 @@ impl Light {
             let Some(id) = recorded.execution else { continue };
             if matches!(recorded.event, Event::ExecutionEnded { .. }) {
                 self.marks.remove(&id);
+                self.learn(id);
             } else if let Some(mark) = self.machine.state().new_mark(id) {
                 self.marks.insert(id, mark);
                 self.machine.state_mut().mark_written(id, mark);

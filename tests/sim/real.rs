@@ -7,7 +7,7 @@ use std::sync::Arc;
 use noxd::{
     engine::{
         batch::{OpenRows, Rows},
-        read::Reads,
+        read::{ReadError, Reads},
         recovery,
     },
     machine::{
@@ -73,6 +73,10 @@ impl Real {
             self.load_workflow(&source.workflow);
             self.machine.state_mut().load_source(source);
         }
+        if let Some((id, version)) = self.machine.state().needs_durations(command) {
+            let durations = read(self.reads.durations(&id, version));
+            self.machine.state_mut().load_durations(id, version, durations);
+        }
     }
 
     fn load_workflow(&mut self, id: &WorkflowId) {
@@ -133,6 +137,13 @@ impl Real {
         for (id, mark) in std::mem::take(&mut rows.marks) {
             self.machine.state_mut().mark_written(id, mark);
         }
+        let learnt = match rows.learn(self.machine.state(), &self.reads) {
+            Err(ReadError::Store(error)) => return Err(error),
+            learnt => read(learnt),
+        };
+        for (workflow, version, durations) in learnt {
+            self.machine.state_mut().load_durations(workflow, version, durations);
+        }
         let mut batch = rows.into_batch(self.machine.state());
         for id in &touched {
             batch.rows.extend(self.snapshot(*id));
@@ -144,7 +155,7 @@ impl Real {
 }
 
 /// The simulated disk has no faults but its power's, and those are looked for at the commit.
-fn read<T>(found: Result<T, noxd::engine::read::ReadError>) -> T {
+fn read<T>(found: Result<T, ReadError>) -> T {
     found.unwrap_or_else(|error| panic!("the store cannot be read: {}", noxd::engine::chain(&error)))
 }
 

@@ -185,6 +185,10 @@ async fn conditions_and_when_decide_what_runs_and_say_why_not() {
         })
         .collect();
     assert_eq!(errors, [("broken", "tasks.test.output.missing > 0")]);
+    let log = noxd.log();
+    let told =
+        log.lines().find(|line| line.contains("a condition could not be evaluated")).expect("noxd's log says so");
+    assert!(told.contains("task=broken") && told.contains(&id), "{told}");
     let reasons: Vec<_> = events
         .iter()
         .filter_map(|event| match &event.kind {

@@ -154,6 +154,34 @@ async fn urgent_work_behind_ten_thousand_queued_tasks_starts_next_and_the_others
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_task_waited_for_and_which_limit_is_in_the_event_of_its_start() {
+    // S-VIEW-6
+    let noxd = Noxd::start().await;
+    let open = noxd.path("gate");
+    let of = |agent: &str, task: v1::Task| v1::Task { agent_id: agent.into(), ..task };
+    let tasks = vec![of("coder", gate("one", &open, &[])), of("coder", noop("two", &[])), noop("three", &["one"])];
+    noxd.create("w", tasks).await;
+    noxd.limit("coder", Some(1)).await;
+    let id = noxd.execute("w").await;
+    noxd.task_becomes(&id, "one", v1::TaskStatus::Running).await;
+    std::fs::write(&open, "").expect("the gate opens");
+    let events = noxd.watch_to_end(&id, 0).await;
+    assert!(events.iter().all(|event| !event.actor.is_empty()), "every event has an actor");
+    let waited = |task: &str| {
+        let started = events.iter().find_map(|event| match &event.kind {
+            Some(Kind::TaskStarted(started)) if event.task_id == task => Some(started.waited.clone()),
+            _ => None,
+        });
+        let causes = started.expect("it started").into_iter().map(|waited| (waited.cause, waited.limit));
+        causes.collect::<Vec<_>>()
+    };
+    let words = |cause: &str, limit: &str| vec![(cause.to_string(), limit.to_string())];
+    assert_eq!(waited("one"), []);
+    assert_eq!(waited("two"), words("limit", "agent:coder"));
+    assert_eq!(waited("three"), words("dependency", ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_is_changed_at_once_and_for_ever_and_stops_nothing() {
     // S-PAR-4
     let mut noxd = Noxd::start().await;

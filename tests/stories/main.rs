@@ -11,6 +11,7 @@ mod data;
 mod handlers;
 mod limits;
 mod processes;
+mod progress;
 mod recovery;
 mod reruns;
 mod retries;

@@ -51,7 +51,7 @@ async fn a_watch_resumed_from_every_revision_gives_exactly_the_rest() {
         let rest: Vec<v1::Event> = everything.iter().filter(|event| event.revision > after).cloned().collect();
         assert_eq!(noxd.watch_to_end(&id, after).await, rest, "after {after}");
     }
-    let beyond = v1::WatchExecutionRequest { execution_id: id, after_revision: Some(u64::MAX) };
+    let beyond = v1::WatchExecutionRequest { execution_id: id, after_revision: Some(u64::MAX), ..Default::default() };
     let status = noxd.executions().await.watch_execution(beyond).await.expect_err("there is no such revision");
     assert_eq!(status.code(), tonic::Code::OutOfRange);
 }

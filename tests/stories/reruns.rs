@@ -93,6 +93,35 @@ async fn a_rerun_does_named_tasks_again_with_what_comes_after_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_took_as_many_attempts_as_it_took_through_any_number_of_reruns() {
+    // S-COND-3, S-DATA-2
+    let noxd = Noxd::start().await;
+    let config = v1::RetryConfig {
+        max_attempts: 2,
+        backoff_strategy: Some(v1::retry_config::BackoffStrategy::Fixed(v1::FixedBackoff {
+            delay: span(Duration::from_millis(1)),
+        })),
+        ..Default::default()
+    };
+    let flaky = shell("flaky", "if [ -e tried ]; then exit 0; fi; touch tried; exit 3", &[]);
+    let flaky = v1::Task { retry_config: Some(config), ..flaky };
+    let mut say = shell("say", "printf %s \"$1\"", &["flaky"]);
+    let Some(v1::task::Action::Command(action)) = &mut say.action else { unreachable!() };
+    action.argv.extend(["say".into(), "{{ tasks.flaky.attempts }}".into()]);
+    let say = v1::Task { when: "tasks.flaky.attempts == 2".into(), ..say };
+    noxd.create("w", vec![flaky, say]).await;
+    let mut id = noxd.execute("w").await;
+    for round in 0..3 {
+        let ended = noxd.ended(&id).await;
+        assert_eq!(ended.status(), WorkflowStatus::Completed);
+        assert_eq!(output(&ended.tasks[1]), json!("2"), "round {round}");
+        assert_eq!((ended.tasks[0].attempts.len(), ended.tasks[0].reused), (2, round > 0));
+        id = noxd.rerun(&id, &["say"]).await.expect("started").execution.expect("an execution").id;
+    }
+    noxd.ended(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_task_waits_for_is_told_by_its_true_name() {
     // S-DEP-5
     let noxd = Noxd::start().await;

@@ -133,7 +133,8 @@ impl Noxd {
 
     /// The execution when it has ended.
     pub async fn ended(&self, id: &str) -> v1::WorkflowExecution {
-        let request = v1::WatchExecutionRequest { execution_id: id.into(), after_revision: Some(0) };
+        let request =
+            v1::WatchExecutionRequest { execution_id: id.into(), after_revision: Some(0), ..Default::default() };
         let mut stream = self.executions().await.watch_execution(request).await.expect("watched").into_inner();
         let ended = async {
             while let Some(message) = stream.next().await {
@@ -158,7 +159,8 @@ impl Noxd {
 
     /// All events of an execution after a revision, to its end.
     pub async fn watch_to_end(&self, id: &str, after: u64) -> Vec<v1::Event> {
-        let request = v1::WatchExecutionRequest { execution_id: id.into(), after_revision: Some(after) };
+        let request =
+            v1::WatchExecutionRequest { execution_id: id.into(), after_revision: Some(after), ..Default::default() };
         let stream = self.executions().await.watch_execution(request).await.expect("watched").into_inner();
         let all = stream.filter_map(|message| message.expect("no error").event).collect::<Vec<_>>();
         tokio::time::timeout(DEADLINE, all).await.expect("the stream ends after the last event")

@@ -8,6 +8,7 @@ use crate::{
     machine::{
         ids::{ExecutionId, TaskIndex},
         message::{Event, ExecutionEnd, Recorded, TaskEnd, Trigger, Waited, WorkflowChange},
+        parallel::LimitName,
         workflow::{Action, Definition},
     },
     proto::v1::{self, event::Kind},
@@ -123,7 +124,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
             WorkflowChange::Updated => Kind::WorkflowUpdated(v1::WorkflowUpdated { version: *version }),
             WorkflowChange::Deleted => Kind::WorkflowDeleted(v1::WorkflowDeleted { version: *version }),
         },
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
             Kind::ExecutionStarted(v1::ExecutionStarted {
                 workflow_version: *version,
                 task_count: *task_count,
@@ -135,6 +136,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                     Trigger::Manual => String::new(),
                 },
                 reused_tasks: u32::try_from(reused.len()).unwrap_or(u32::MAX),
+                estimated_from: expected.as_ref().map_or(0, |expected| expected.executions()),
             })
         }
         Event::ExecutionPaused => Kind::ExecutionPaused(v1::ExecutionPaused {}),
@@ -173,11 +175,13 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
             ExecutionEnd::Failed => Kind::ExecutionFailed(v1::ExecutionFailed { error: None }),
             ExecutionEnd::Cancelled => Kind::ExecutionCancelled(v1::ExecutionCancelled {}),
         },
-        Event::TaskStarted { ready_at, queued_at, waited: times, .. } => Kind::TaskStarted(v1::TaskStarted {
-            ready_at: Some(timestamp(*ready_at)),
-            queued_at: Some(timestamp(*queued_at)),
-            waited: waited(times),
-        }),
+        Event::TaskStarted { ready_at, queued_at, waited: times, held_up_by, .. } => {
+            Kind::TaskStarted(v1::TaskStarted {
+                ready_at: Some(timestamp(*ready_at)),
+                queued_at: Some(timestamp(*queued_at)),
+                waited: waited(times, held_up_by.as_ref()),
+            })
+        }
         Event::TaskSpawned { process, .. } => Kind::TaskSpawned(v1::TaskSpawned {
             pid: process.pid,
             start_time: process.start_time,
@@ -225,9 +229,27 @@ fn ended(end: TaskEnd, recorded: &Recorded) -> Kind {
     }
 }
 
-fn waited(times: &Waited) -> Vec<v1::WaitedTime> {
-    let causes =
-        [("dependency", times.dependency), ("pause", times.pause), ("backoff", times.backoff), ("limit", times.limit)];
-    let known = causes.into_iter().filter(|(_, micros)| *micros > 0);
-    known.map(|(cause, micros)| v1::WaitedTime { cause: cause.into(), duration: Some(duration(micros)) }).collect()
+fn waited(times: &Waited, held_up_by: Option<&LimitName>) -> Vec<v1::WaitedTime> {
+    let limit = held_up_by.map(limit_name).unwrap_or_default();
+    let causes = [
+        ("dependency", times.dependency, String::new()),
+        ("pause", times.pause, String::new()),
+        ("backoff", times.backoff, String::new()),
+        ("limit", times.limit, limit),
+        ("queue", times.queue, String::new()),
+    ];
+    let known = causes.into_iter().filter(|(_, micros, _)| *micros > 0);
+    known
+        .map(|(cause, micros, limit)| v1::WaitedTime { cause: cause.into(), duration: Some(duration(micros)), limit })
+        .collect()
+}
+
+fn limit_name(limit: &LimitName) -> String {
+    match limit {
+        LimitName::Global => "global".into(),
+        LimitName::Agent(agent) => format!("agent:{agent}"),
+        LimitName::ExecutionAll => "execution:*".into(),
+        LimitName::ExecutionAgent(agent) => format!("execution:agent:{agent}"),
+        LimitName::ExecutionGroup(group) => format!("execution:group:{group}"),
+    }
 }

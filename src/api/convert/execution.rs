@@ -6,6 +6,7 @@ use prost::Message as _;
 use super::{definition::status, duration, ends::Ends, timestamp};
 use crate::{
     engine::{
+        clock::wall_now,
         read::{ReadError, Reads},
         recent::Shown,
     },
@@ -15,7 +16,7 @@ use crate::{
         explain::Blocker,
         ids::{Revision, TaskIndex, Timestamp},
         message::{AttemptResult, ErrorKind, Event, Output, Recorded, TaskEnd, TaskError, Trigger},
-        progress::Counts,
+        progress::{Counts, estimate, percent},
         task::{TaskState, TaskStatus, remedy},
     },
     proto::v1,
@@ -92,6 +93,9 @@ fn bare(execution: &Execution, failure: Option<&Recorded>) -> v1::WorkflowExecut
         },
         None,
     );
+    let v1::ExecutionProgress { progress, eta, estimate_basis, estimated_from, .. } = progress(execution, wall_now());
+    (shown.progress, shown.eta) = (progress, eta);
+    (shown.estimate_basis, shown.estimated_from) = (estimate_basis, estimated_from);
     shown.inputs = inputs_of(&execution.inputs);
     if let (ExecutionStatus::Failed, Some(CutShort::TimedOut { timeout_micros })) =
         (execution.status, execution.cut_short)
@@ -101,6 +105,23 @@ fn bare(execution: &Execution, failure: Option<&Recorded>) -> v1::WorkflowExecut
         shown.error = failure_of(&execution.definition.task(task).id, failure);
     }
     shown
+}
+
+/// How far an execution is.
+pub fn progress(execution: &Execution, now: Timestamp) -> v1::ExecutionProgress {
+    let executions = execution.expected.as_ref().map_or(0, |expected| expected.executions());
+    let (basis, estimated_from) = match (execution.status.is_terminal(), executions) {
+        (true, _) => (v1::EstimateBasis::Unspecified, 0),
+        (false, 0) => (v1::EstimateBasis::Count, 0),
+        (false, executions) => (v1::EstimateBasis::History, executions),
+    };
+    v1::ExecutionProgress {
+        progress: percent(execution),
+        eta: estimate(execution, now).map(|estimate| timestamp(estimate.at)),
+        estimate_basis: basis as i32,
+        estimated_from,
+        task_counts: Some(counts(execution.counts())),
+    }
 }
 
 /// An execution as lists show it.

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ErrorKind, Output, ProcessIdentity, Trigger, WorkflowRecord};
 use crate::machine::{
+    expected::Expected,
     ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+    parallel::LimitName,
     task::TaskStatus,
     workflow::Role,
 };
@@ -53,7 +55,9 @@ pub enum Event {
         /// What it was given, with the defaults of what it was not: a JSON object.
         inputs: Arc<str>,
         /// Tasks that keep the result that they have in the execution that this one repeats, ascending.
-        reused: Arc<[(TaskIndex, TaskStatus)]>,
+        reused: Arc<[Reused]>,
+        /// How long it and its tasks are expected to take, by executions that had ended.
+        expected: Option<Arc<Expected>>,
     },
     /// No new attempt starts from here.
     ExecutionPaused,
@@ -137,6 +141,8 @@ pub enum Event {
         queued_at: Timestamp,
         /// What it waited for.
         waited: Waited,
+        /// Which limit held it up, the last one where there were several.
+        held_up_by: Option<LimitName>,
     },
     /// Its process exists.
     TaskSpawned {
@@ -205,8 +211,9 @@ impl Event {
         BASE + match self {
             Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| record.content.weight()),
             // Once in the event and once in the summary.
-            Self::ExecutionStarted { labels, inputs, reused, .. } => {
-                2 * labels_weight(labels) + inputs.len() + 4 * reused.len()
+            Self::ExecutionStarted { labels, inputs, reused, expected, .. } => {
+                let expected = expected.as_ref().map_or(0, |expected| 5 * expected.tasks_micros().len());
+                2 * labels_weight(labels) + inputs.len() + 6 * reused.len() + expected
             }
             Self::TaskEnded { result, .. } => {
                 let error = result.error.as_ref().map_or(0, |error| error.message.len() + error.stderr_tail.len());
@@ -220,6 +227,17 @@ impl Event {
             _ => 0,
         }
     }
+}
+
+/// A task that keeps the result that it has in the execution that is repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reused {
+    /// Which task.
+    pub task: TaskIndex,
+    /// The status that it keeps.
+    pub status: TaskStatus,
+    /// How many attempts it took there, interrupted ones too.
+    pub attempts: u32,
 }
 
 pub(super) fn labels_weight(labels: &BTreeMap<String, String>) -> usize {
@@ -328,6 +346,8 @@ pub struct Waited {
     pub pause: u64,
     /// For the backoff of the attempt before.
     pub backoff: u64,
-    /// For a slot.
+    /// For a slot, since a limit was reached.
     pub limit: u64,
+    /// For its turn, with no limit in its way: noxd was starting, shutting down, or out of disk.
+    pub queue: u64,
 }

@@ -50,6 +50,8 @@ pub(super) struct Agents {
     by_turn: [BTreeSet<(Turn, TaskIndex, AgentIndex)>; CLASSES],
     /// Heads by age.
     by_age: BTreeSet<(Age, AgentIndex)>,
+    /// What time it is.
+    pub(super) now: Elapsed,
     /// How often something was moved in a line: what the tests hold the cost of an operation to.
     #[cfg(test)]
     pub(super) moves: u64,
@@ -61,6 +63,8 @@ struct Agent {
     name: Arc<str>,
     limit: Option<u32>,
     live: BTreeSet<AttemptKey>,
+    /// When it last had room again.
+    freed: Option<Elapsed>,
     /// Lanes that are its own, listed or not.
     lanes: usize,
     by_turn: [BTreeMap<(Turn, TaskIndex), ExecutionId>; CLASSES],
@@ -179,6 +183,12 @@ impl Agents {
         self.agents[self.index_of(name)? as usize].reached()
     }
 
+    /// When an agent that was full last had room again.
+    pub(super) fn freed(&self, name: &str) -> Option<(Elapsed, LimitName)> {
+        let freed = self.agents[self.index_of(name)? as usize].freed?;
+        Some((freed, LimitName::Agent(name.to_string())))
+    }
+
     /// Of all lanes in line whose agent has room: the first task by class, turn and definition order.
     pub(super) fn next(&self) -> Option<(ExecutionId, TaskIndex)> {
         let class = self.by_turn.iter().position(|line| !line.is_empty())?;
@@ -196,8 +206,11 @@ impl Agents {
     /// Changes an agent, and moves its heads if they are others than before.
     fn change<R>(&mut self, index: AgentIndex, change: impl FnOnce(&mut Agent) -> R) {
         let agent = &mut self.agents[index as usize];
-        let before = agent.heads();
+        let (had_room, before) = (agent.has_room(), agent.heads());
         change(agent);
+        if !had_room && agent.has_room() {
+            agent.freed = Some(self.now);
+        }
         let after = agent.heads();
         #[cfg(test)]
         {

@@ -3,7 +3,7 @@
 use std::{array, collections::BTreeSet, iter::Flatten, sync::Arc};
 
 use crate::machine::{
-    ids::AttemptKey,
+    ids::{AttemptKey, Elapsed},
     workflow::{Definition, TaskSpec},
 };
 
@@ -65,6 +65,8 @@ struct OwnLimit {
     key: Arc<str>,
     most: u32,
     live: BTreeSet<AttemptKey>,
+    /// When it last had room again.
+    freed: Option<Elapsed>,
 }
 
 const ALL: &str = "*";
@@ -74,7 +76,11 @@ impl OwnLimits {
     /// The limits of a definition, with nobody in them.
     pub(super) fn of(definition: &Definition) -> Self {
         let limits = definition.spec().concurrency_limits.iter();
-        Self(limits.map(|(key, &most)| OwnLimit { key: key.as_str().into(), most, live: BTreeSet::new() }).collect())
+        Self(
+            limits
+                .map(|(key, &most)| OwnLimit { key: key.as_str().into(), most, live: BTreeSet::new(), freed: None })
+                .collect(),
+        )
     }
 
     /// Which limit the group of a task has, counted from 1; 0: none.
@@ -91,28 +97,39 @@ impl OwnLimits {
     /// Those that have no room for a task.
     pub(super) fn reached(&self, task: &TaskSpec) -> impl Iterator<Item = LimitReached> {
         self.applying(task).filter_map(|position| {
-            let OwnLimit { key, most, live } = &self.0[position];
+            let OwnLimit { key, most, live, .. } = &self.0[position];
             LimitReached::of(|| name(key), *most, live)
         })
     }
 
+    /// Those that apply to a task and were full before, with when each last had room again.
+    pub(super) fn freed(&self, task: &TaskSpec) -> impl Iterator<Item = (Elapsed, LimitName)> {
+        self.applying(task).filter_map(|position| {
+            let limit = &self.0[position];
+            Some((limit.freed?, name(&limit.key)))
+        })
+    }
+
     /// Takes a slot of each that applies. Whether one of them is full by it.
-    pub(super) fn occupy(&mut self, task: &TaskSpec, attempt: AttemptKey) -> bool {
-        self.change(task, |limit| limit.live.insert(attempt))
+    pub(super) fn occupy(&mut self, task: &TaskSpec, attempt: AttemptKey, now: Elapsed) -> bool {
+        self.change(task, now, |limit| limit.live.insert(attempt))
     }
 
     /// Gives the slots back. Whether one of them has room by it.
-    pub(super) fn release(&mut self, task: &TaskSpec, attempt: AttemptKey) -> bool {
-        self.change(task, |limit| limit.live.remove(&attempt))
+    pub(super) fn release(&mut self, task: &TaskSpec, attempt: AttemptKey, now: Elapsed) -> bool {
+        self.change(task, now, |limit| limit.live.remove(&attempt))
     }
 
     /// Whether one of those that apply has room now and had none, or the other way round.
-    fn change(&mut self, task: &TaskSpec, mut change: impl FnMut(&mut OwnLimit) -> bool) -> bool {
+    fn change(&mut self, task: &TaskSpec, now: Elapsed, mut change: impl FnMut(&mut OwnLimit) -> bool) -> bool {
         let mut toggled = false;
         for position in self.applying(task) {
             let limit = &mut self.0[position];
             let before = limit.has_room();
             change(limit);
+            if !before && limit.has_room() {
+                limit.freed = Some(now);
+            }
             toggled |= limit.has_room() != before;
         }
         toggled

@@ -47,6 +47,8 @@ pub struct Admission {
     limit: u32,
     patience_micros: u64,
     live: BTreeSet<AttemptKey>,
+    /// When the limit last had room again.
+    freed: Option<Elapsed>,
     members: BTreeMap<ExecutionId, Member>,
     lanes: BTreeMap<(ExecutionId, LaneKey), Lane>,
     agents: Agents,
@@ -84,6 +86,7 @@ impl Admission {
             limit,
             patience_micros: DEFAULT_PATIENCE_MICROS,
             live: BTreeSet::new(),
+            freed: None,
             members: BTreeMap::new(),
             lanes: BTreeMap::new(),
             agents: Agents::default(),
@@ -100,7 +103,20 @@ impl Admission {
 
     /// Changes that. It holds at once, and stops nothing that lives.
     pub fn set_limit(&mut self, limit: u32) {
+        let had_room = self.has_room();
         self.limit = limit;
+        self.note_room(had_room);
+    }
+
+    /// What time it is, of all that follows: when limits have room again is remembered.
+    pub fn at(&mut self, now: Elapsed) {
+        self.agents.now = now;
+    }
+
+    fn note_room(&mut self, had_room: bool) {
+        if !had_room && self.has_room() {
+            self.freed = Some(self.agents.now);
+        }
     }
 
     /// Agents that have a limit of their own, by name.
@@ -202,10 +218,13 @@ impl Admission {
     /// An attempt is over: its slots are free.
     pub fn release(&mut self, attempt: AttemptKey) {
         let AttemptKey { execution, task, .. } = attempt;
+        let had_room = self.has_room();
         self.live.remove(&attempt);
+        self.note_room(had_room);
+        let now = self.agents.now;
         let Some(member) = self.members.get_mut(&execution) else { return };
         let spec = member.definition.task(task);
-        let has_room = member.limits.release(spec, attempt);
+        let has_room = member.limits.release(spec, attempt, now);
         if let Some(agent) = self.agents.index_of(&spec.agent_id) {
             self.agents.release(agent, attempt);
             self.agents.leave_if_unused(agent);
@@ -253,6 +272,16 @@ impl Admission {
         };
         let global = LimitReached::of(|| LimitName::Global, self.limit, &self.live);
         global.into_iter().chain(self.agents.reached(&spec.agent_id)).chain(own.reached(spec)).collect()
+    }
+
+    /// The limit that held up a task which has waited since then, and has room now: the one that was full the longest.
+    /// Of several that had room again at once, the narrowest. `None`: no limit was full meanwhile.
+    pub fn held_up_by(&self, execution: ExecutionId, task: TaskIndex, since: Elapsed) -> Option<LimitName> {
+        let member = self.members.get(&execution)?;
+        let spec = member.definition.task(task);
+        let global = self.freed.map(|freed| (freed, LimitName::Global));
+        let all = global.into_iter().chain(self.agents.freed(&spec.agent_id)).chain(member.limits.freed(spec));
+        all.filter(|(freed, _)| *freed > since).max_by_key(|(freed, _)| *freed).map(|(_, name)| name)
     }
 
     /// Live attempts of an execution.
@@ -317,7 +346,7 @@ impl Admission {
         let spec = member.definition.task(attempt.task);
         let agent = self.agents.enter(&spec.agent_id);
         self.agents.occupy(agent, attempt);
-        if member.limits.occupy(spec, attempt) {
+        if member.limits.occupy(spec, attempt, self.agents.now) {
             self.relist(attempt.execution);
         }
     }

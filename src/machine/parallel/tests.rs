@@ -112,6 +112,29 @@ fn an_agent_has_its_limit_over_all_executions_and_holds_up_nobody_else() {
 }
 
 #[test]
+fn what_waited_knows_which_limit_held_it_up_last() {
+    // S-VIEW-6
+    let definition = definition(&["medium claude gpu"; 6], &[("group:gpu", 3), ("*", 5)]);
+    let mut story = Story::new(2);
+    story.admission.set_agent_limit("claude", Some(4));
+    story.queue(A, &definition);
+    let held_up_by = |story: &Story, task| story.admission.held_up_by(A, task, Elapsed(0));
+    assert_eq!((story.admit_all().len(), held_up_by(&story, 2)), (2, None), "nothing is free again yet");
+    story.admission.at(Elapsed(10));
+    story.admission.set_limit(9);
+    assert_eq!(held_up_by(&story, 2), Some(LimitName::Global));
+    assert_eq!(story.admission.held_up_by(A, 2, Elapsed(10)), None, "one that came then did not wait for it");
+    assert_eq!(story.admit_all().len(), 1, "the group is full");
+    story.admission.at(Elapsed(20));
+    story.admission.release(key(A, 0));
+    assert_eq!(held_up_by(&story, 3), Some(LimitName::ExecutionGroup("gpu".into())));
+    story.admission.set_agent_limit("claude", Some(2));
+    story.admission.at(Elapsed(30));
+    story.admission.set_agent_limit("claude", Some(4));
+    assert_eq!(held_up_by(&story, 3), Some(LimitName::Agent("claude".into())), "the last");
+}
+
+#[test]
 fn an_execution_keeps_to_limits_of_its_own() {
     // S-PAR-1
     let tasks = ["medium claude", "medium claude", "medium codex gpu", "medium other gpu", "medium", "medium"];

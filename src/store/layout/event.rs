@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{LayoutError, Subject, decode_trigger, encode_trigger, rows, unreadable};
+use super::{
+    LayoutError, Subject, decode_trigger,
+    durations::{decode_expected, encode_expected},
+    encode_trigger, rows, unreadable,
+};
 use crate::machine::{
     ids::{Actor, Elapsed, TaskIndex, Timestamp, WorkflowId},
     message::{
-        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, TaskEnd, TaskError,
+        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, Reused, TaskEnd, TaskError,
         TimeLimit, Waited, WorkflowChange,
     },
+    parallel::LimitName,
     task::TaskStatus,
     workflow::Role,
 };
@@ -81,7 +86,7 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             };
             (None, 0, Kind::WorkflowChanged(rows::WorkflowChanged { change, version: *version }))
         }
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
             let (trigger, rerun_of) = encode_trigger(*trigger);
             let kind = Kind::ExecutionStarted(rows::ExecutionStarted {
                 workflow: recorded.workflow.as_ref().map(|id| id.as_str().to_string()).unwrap_or_default(),
@@ -91,8 +96,10 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
                 trigger,
                 inputs: if &**inputs == NO_INPUTS { String::new() } else { inputs.to_string() },
                 rerun_of,
-                reused: reused.iter().map(|(task, _)| *task).collect(),
-                reused_statuses: reused.iter().map(|(_, status)| *status as u8).collect(),
+                reused: reused.iter().map(|kept| kept.task).collect(),
+                reused_statuses: reused.iter().map(|kept| kept.status as u8).collect(),
+                reused_attempts: reused.iter().map(|kept| kept.attempts).collect(),
+                expected: expected.as_deref().map(encode_expected),
             });
             (None, 0, kind)
         }
@@ -133,7 +140,8 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             };
             (None, 0, Kind::ExecutionEnded(end))
         }
-        Event::TaskStarted { task, attempt, ready_at, queued_at, waited } => {
+        Event::TaskStarted { task, attempt, ready_at, queued_at, waited, held_up_by } => {
+            let (limit, limit_of) = encode_limit_name(held_up_by.as_ref());
             let kind = Kind::TaskStarted(rows::TaskStarted {
                 ready_at: ready_at.0,
                 queued_at: queued_at.0,
@@ -141,6 +149,9 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
                 waited_pause: waited.pause,
                 waited_limit: waited.limit,
                 waited_backoff: waited.backoff,
+                waited_queue: waited.queue,
+                limit,
+                limit_of,
             });
             (Some(*task), *attempt, kind)
         }
@@ -207,9 +218,14 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
             inputs: if row.inputs.is_empty() { NO_INPUTS.into() } else { row.inputs.into() },
             reused: {
                 let statuses = row.reused_statuses.iter().map(|number| TaskStatus::from_number(*number));
-                let tasks = row.reused.iter().zip(statuses).map(|(task, status)| Some((*task, status?)));
+                // Rows of earlier builds have no attempts.
+                let attempts = row.reused_attempts.iter().copied().chain(std::iter::repeat(0));
+                let tasks = row.reused.iter().zip(statuses).zip(attempts);
+                let tasks =
+                    tasks.map(|((task, status), attempts)| Some(Reused { task: *task, status: status?, attempts }));
                 tasks.collect::<Option<Vec<_>>>()?.into()
             },
+            expected: row.expected.and_then(decode_expected),
         },
         Kind::ExecutionPaused(_) => Event::ExecutionPaused,
         Kind::ExecutionResumed(_) => Event::ExecutionResumed,
@@ -251,7 +267,9 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
                 pause: row.waited_pause,
                 backoff: row.waited_backoff,
                 limit: row.waited_limit,
+                queue: row.waited_queue,
             },
+            held_up_by: decode_limit_name(row.limit, row.limit_of),
         },
         Kind::TaskSpawned(row) => {
             let process =
@@ -275,6 +293,28 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
 
 /// What an execution was given that was given nothing.
 const NO_INPUTS: &str = "{}";
+
+fn encode_limit_name(limit: Option<&LimitName>) -> (u32, String) {
+    match limit {
+        None => (0, String::new()),
+        Some(LimitName::Global) => (1, String::new()),
+        Some(LimitName::Agent(agent)) => (2, agent.clone()),
+        Some(LimitName::ExecutionAll) => (3, String::new()),
+        Some(LimitName::ExecutionAgent(agent)) => (4, agent.clone()),
+        Some(LimitName::ExecutionGroup(group)) => (5, group.clone()),
+    }
+}
+
+fn decode_limit_name(kind: u32, of: String) -> Option<LimitName> {
+    match kind {
+        1 => Some(LimitName::Global),
+        2 => Some(LimitName::Agent(of)),
+        3 => Some(LimitName::ExecutionAll),
+        4 => Some(LimitName::ExecutionAgent(of)),
+        5 => Some(LimitName::ExecutionGroup(of)),
+        _ => None,
+    }
+}
 
 fn encode_role(role: Role) -> u32 {
     match role {
@@ -349,7 +389,7 @@ fn decode_end(row: rows::TaskEnded) -> Option<(TaskEnd, AttemptResult)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{ids::ExecutionId, message::Trigger};
+    use crate::machine::{expected::Expected, ids::ExecutionId, message::Trigger};
 
     fn result(output: Option<Output>) -> Box<AttemptResult> {
         Box::new(AttemptResult {
@@ -372,6 +412,14 @@ mod tests {
     fn every_event_reads_back_as_it_was_written() {
         let output = Output { json: "{\"a\":1}".into(), size: 7 };
         let process = ProcessIdentity { pid: 7, start_time: 8, boot_id: "boot".into() };
+        let started = |held_up_by| Event::TaskStarted {
+            task: 0,
+            attempt: 1,
+            ready_at: Timestamp(1),
+            queued_at: Timestamp(2),
+            waited: Waited { dependency: 1, pause: 2, backoff: 4, limit: 3, queue: 5 },
+            held_up_by,
+        };
         let events = [
             Event::ExecutionStarted {
                 version: 3,
@@ -379,7 +427,12 @@ mod tests {
                 labels: [("k".to_string(), "v".to_string())].into(),
                 trigger: Trigger::Rerun(ExecutionId(77)),
                 inputs: "{\"a\":[1,\"x\"]}".into(),
-                reused: [(0, TaskStatus::Completed), (70_000, TaskStatus::Failed)].into(),
+                reused: [
+                    Reused { task: 0, status: TaskStatus::Completed, attempts: 3 },
+                    Reused { task: 70_000, status: TaskStatus::Failed, attempts: 0 },
+                ]
+                .into(),
+                expected: Expected::new(3, 9, vec![5, 0, u64::MAX]).map(Arc::new),
             },
             Event::ExecutionPaused,
             Event::ExecutionResumed,
@@ -400,13 +453,12 @@ mod tests {
             Event::ApprovalResolved { task: 1, approved: true, comment: "go \u{1f980}".into() },
             Event::TaskRetryDue { task: 70_000 },
             Event::TasksSkipped { tasks: vec![0, 9], reason: "nothing failed".into() },
-            Event::TaskStarted {
-                task: 0,
-                attempt: 1,
-                ready_at: Timestamp(1),
-                queued_at: Timestamp(2),
-                waited: Waited { dependency: 1, pause: 2, backoff: 4, limit: 3 },
-            },
+            started(None),
+            started(Some(LimitName::Global)),
+            started(Some(LimitName::Agent("coder".into()))),
+            started(Some(LimitName::ExecutionAll)),
+            started(Some(LimitName::ExecutionAgent("coder".into()))),
+            started(Some(LimitName::ExecutionGroup("db".into()))),
             Event::TaskSpawned { task: 1, attempt: 2, process },
             Event::TaskTimeoutReached { task: 1, attempt: 2, limit: TimeLimit::Attempt, timeout_micros: 9 },
             Event::TaskTimeoutReached { task: 1, attempt: 2, limit: TimeLimit::Idle, timeout_micros: 9 },

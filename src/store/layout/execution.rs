@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message as _;
 
-use super::{LayoutError, decode_trigger, encode_trigger, rows, unreadable};
+use super::{
+    LayoutError, decode_trigger,
+    durations::{decode_expected, encode_expected},
+    encode_trigger, rows, unreadable,
+};
 use crate::machine::{
     execution::{CutShort, Derived, Execution, ExecutionStatus},
     ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
@@ -73,6 +77,7 @@ pub fn encode_snapshot(execution: &Execution) -> Vec<u8> {
         failed_fast: execution.cut_short == Some(CutShort::FailFast),
         deadline: execution.deadline.map(|at| at.0),
         handlers_started: execution.handlers_started.iter().map(|role| *role as u32).collect(),
+        expected: execution.expected.as_deref().map(encode_expected),
     }
     .encode_to_vec()
 }
@@ -122,6 +127,7 @@ pub fn decode_snapshot<E: From<LayoutError>>(
         deadline: row.deadline.map(Elapsed),
         handlers_started: row.handlers_started.iter().filter_map(handlers).collect(),
         tasks,
+        expected: row.expected.and_then(decode_expected),
         derived: Derived::default(),
         first_failure: summary.first_failure,
         revision: summary.revision,

@@ -14,6 +14,7 @@
 //! | `l` agent | a limit that was set; without an agent, of all |
 //! | `r` revision | whose events a batch has, and the clocks |
 //! | `s` execution | a snapshot |
+//! | `u` workflow 0 version | how long executions of a version usually take |
 //! | `x` execution | what lists show |
 //! | `y` workflow 0 execution | nothing: executions by workflow |
 //! | `a` execution | it has not ended; whether it has work |
@@ -22,6 +23,7 @@
 //! | `p` time hash | nothing: requests by age |
 
 mod definition;
+mod durations;
 mod event;
 mod execution;
 
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
+pub use durations::{decode_durations, encode_durations};
 pub use event::{OUTPUT_PREVIEW_BYTES, decode_events, encode_events, whole_output};
 pub use execution::{
     Dormant, Summary, decode_mark, decode_snapshot, decode_summary, encode_mark, encode_snapshot, encode_summary,
@@ -97,6 +100,21 @@ pub mod key {
     /// One version's definition.
     pub fn definition(id: &WorkflowId, version: u64) -> Vec<u8> {
         join(b"d", &[id.as_str().as_bytes(), &[0], &version.to_be_bytes()])
+    }
+
+    /// How long all versions of all workflows usually take.
+    pub const DURATIONS: &[u8] = b"u";
+
+    /// How long executions of a version usually take.
+    pub fn durations(id: &WorkflowId, version: u64) -> Vec<u8> {
+        join(DURATIONS, &[id.as_str().as_bytes(), &[0], &version.to_be_bytes()])
+    }
+
+    /// The workflow and the version in a key of [`durations`].
+    pub fn durations_in(key: &[u8]) -> Option<(WorkflowId, u64)> {
+        let (id, version) = key.strip_prefix(DURATIONS)?.split_last_chunk::<8>()?;
+        let id = std::str::from_utf8(id.strip_suffix(&[0])?).ok()?;
+        Some((WorkflowId::parse(id).ok()?, u64::from_be_bytes(*version)))
     }
 
     /// A workflow by its age.
