@@ -40,8 +40,9 @@ pub const TRANSITIONS: [(TaskStatus, TaskStatus); 21] = [
 /// In the table, and nothing takes it: for an agent that is gone, which this build does not know.
 const NOT_TAKEN: [&str; 1] = ["Queued to Failed"];
 
-const EVENTS: [&str; 24] = [
+const EVENTS: [&str; 25] = [
     "WorkflowChanged",
+    "TemplateChanged",
     "ExecutionStarted",
     "ExecutionPaused",
     "ExecutionResumed",
@@ -118,6 +119,7 @@ impl Coverage {
 fn name_of(event: &Event) -> &'static str {
     match event {
         Event::WorkflowChanged { .. } => "WorkflowChanged",
+        Event::TemplateChanged { .. } => "TemplateChanged",
         Event::ExecutionStarted { .. } => "ExecutionStarted",
         Event::ExecutionPaused => "ExecutionPaused",
         Event::ExecutionResumed => "ExecutionResumed",

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ErrorKind, Output, ProcessIdentity, Trigger, WorkflowRecord};
 use crate::machine::{
-    ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+    ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
     task::TaskStatus,
+    template::TemplateRecord,
     workflow::Role,
 };
 
@@ -39,6 +40,17 @@ pub enum Event {
         version: u64,
         /// The record since; not kept in the history, which has the version rows for it.
         record: Option<Arc<WorkflowRecord>>,
+    },
+    /// A template was stored or deleted.
+    TemplateChanged {
+        /// Which.
+        template: TemplateId,
+        /// What was done.
+        change: WorkflowChange,
+        /// The version since.
+        version: u64,
+        /// The record since; not kept in the history, which has the version rows for it.
+        record: Option<Arc<TemplateRecord>>,
     },
     /// An execution began.
     ExecutionStarted {
@@ -203,7 +215,10 @@ impl Event {
         /// What an event takes besides its texts, with its share of index rows.
         const BASE: usize = 256;
         BASE + match self {
-            Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| record.content.weight()),
+            Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| {
+                record.content.weight() + record.origin.as_ref().map_or(0, |origin| origin.parameters.len())
+            }),
+            Self::TemplateChanged { record, .. } => record.as_ref().map_or(0, |record| record.spec.weight()),
             // Once in the event and once in the summary.
             Self::ExecutionStarted { labels, inputs, reused, .. } => {
                 2 * labels_weight(labels) + inputs.len() + 4 * reused.len()
