@@ -16,4 +16,5 @@ mod reruns;
 mod retries;
 mod steering;
 mod support;
+mod templates;
 mod workflows;
