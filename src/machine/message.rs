@@ -10,7 +10,7 @@ mod rejection;
 
 pub use self::{
     command::{
-        AttemptEnd, AttemptOutcome, Command, Content, Inputs, Operation, Output, ProcessIdentity, Trigger,
+        AttemptEnd, AttemptOutcome, Command, Content, Inputs, Operation, Output, ProcessIdentity, Start, Trigger,
         WorkflowRecord,
     },
     effect::{Effect, Filling, StopCause, TaskRead},
