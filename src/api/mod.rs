@@ -17,6 +17,7 @@ mod services;
 pub mod status;
 mod stream;
 mod system;
+mod template;
 mod workflow;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -26,7 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Response, Status, service::Routes};
 
 use self::{
-    agent::Agents, execution::Executions, services::Services, status::Reason, system::System, workflow::Workflows,
+    agent::Agents, execution::Executions, services::Services, status::Reason, system::System, template::Templates,
+    workflow::Workflows,
 };
 use crate::{
     engine::{
@@ -207,7 +209,7 @@ fn answered<T>(reading: Reading<T>) -> Result<T, Status> {
 pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::server::Error> {
     use v1::{
         agent_service_server::AgentServiceServer, execution_service_server::ExecutionServiceServer,
-        system_service_server::SystemServiceServer, workflow_service_server::WorkflowServiceServer,
+        system_service_server::SystemServiceServer, template_service_server::TemplateServiceServer, workflow_service_server::WorkflowServiceServer,
     };
     let workflows = WorkflowServiceServer::new(Workflows::new(api.clone()))
         .max_decoding_message_size(MAX_DEFINITION_BYTES)
@@ -218,6 +220,9 @@ pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::se
     let agents = AgentServiceServer::new(Agents::new(api.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    let templates = TemplateServiceServer::new(Templates::new(api.clone()))
+        .max_decoding_message_size(MAX_DEFINITION_BYTES)
+        .max_encoding_message_size(MAX_DEFINITION_BYTES);
     let system = SystemServiceServer::new(System::new(api.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
@@ -225,6 +230,7 @@ pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::se
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<WorkflowServiceServer<Workflows>>().await;
     reporter.set_serving::<ExecutionServiceServer<Executions>>().await;
+    reporter.set_serving::<TemplateServiceServer<Templates>>().await;
     reporter.set_serving::<AgentServiceServer<Agents>>().await;
     reporter.set_serving::<SystemServiceServer<System>>().await;
     let reflection = || {
@@ -236,6 +242,7 @@ pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::se
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
     };
     let rest = Routes::new(system)
+        .add_service(templates)
         .add_service(agents)
         .add_service(health)
         .add_service(reflection().build_v1()?)

@@ -23,6 +23,8 @@ pub const DOMAIN: &str = "nox.dev";
 pub enum Reason {
     /// No workflow of that id.
     WorkflowNotFound,
+    /// No template of that id.
+    TemplateNotFound,
     /// No execution of that id.
     ExecutionNotFound,
     /// No task of that id.
@@ -65,8 +67,9 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, with their code and what they mean: the table in the docs is checked against it.
-    pub const TABLE: [(Self, Code, &'static str); 20] = [
+    pub const TABLE: [(Self, Code, &'static str); 21] = [
         (Self::WorkflowNotFound, Code::NotFound, "WORKFLOW_NOT_FOUND"),
+        (Self::TemplateNotFound, Code::NotFound, "TEMPLATE_NOT_FOUND"),
         (Self::ExecutionNotFound, Code::NotFound, "EXECUTION_NOT_FOUND"),
         (Self::TaskNotFound, Code::NotFound, "TASK_NOT_FOUND"),
         (Self::LogNotFound, Code::NotFound, "LOG_NOT_FOUND"),
@@ -169,6 +172,11 @@ pub fn no_workflow(id: impl std::fmt::Display) -> Status {
     not_found(Reason::WorkflowNotFound, "workflow", &id.to_string(), "`noxctl workflow list` shows those that do")
 }
 
+/// No template of that id.
+pub fn no_template(id: impl std::fmt::Display) -> Status {
+    not_found(Reason::TemplateNotFound, "template", &id.to_string(), "`noxctl template list` shows those that do")
+}
+
 /// No task of that id in an execution.
 pub fn no_task(id: &str) -> Status {
     not_found(Reason::TaskNotFound, "task", id, "`noxctl execution show` lists the tasks")
@@ -187,6 +195,18 @@ fn rejected(rejection: &Rejection, message: String) -> Status {
     let mut details = ErrorDetails::new();
     let reason = match rejection {
         Rejection::WorkflowNotFound(id) => return no_workflow(id),
+        Rejection::TemplateNotFound(id) => return no_template(id),
+        Rejection::TooManyVersions(_) => {
+            return invalid_field("template.id", workflow::Reason::LimitExceeded, message);
+        }
+        Rejection::TemplateExists(id) => {
+            details.set_resource_info("template", id.as_str(), "", message.clone());
+            Reason::AlreadyExists
+        }
+        Rejection::TemplateEtagMismatch { template, .. } => {
+            details.set_resource_info("template", template.as_str(), "", message.clone());
+            Reason::EtagMismatch
+        }
         Rejection::ExecutionNotFound { execution, .. } => {
             details.set_resource_info("execution", execution.to_string(), "", message.clone());
             Reason::ExecutionNotFound

@@ -6,7 +6,7 @@ use super::{Api, convert};
 use crate::proto::v1::{self, system_service_server::SystemService};
 
 /// What this build can do, for clients that talk to several.
-const FEATURES: [&str; 16] = [
+const FEATURES: [&str; 17] = [
     "workflows",
     "commands",
     "noop",
@@ -23,6 +23,7 @@ const FEATURES: [&str; 16] = [
     "limits",
     "explain",
     "reruns",
+    "templates",
 ];
 
 /// The service.

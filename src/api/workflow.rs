@@ -35,7 +35,7 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 /// Most requests in a batch.
 const MAX_BATCH: usize = 1_000;
 /// Rows looked at for one page: a filter that nothing passes ends the page, not the server.
-const MAX_SCANNED: usize = 20_000;
+pub(super) const MAX_SCANNED: usize = 20_000;
 
 /// The service.
 pub struct Workflows {
@@ -150,7 +150,7 @@ fn latest_of(reads: &Reads, record: &WorkflowRecord) -> Reading<Option<Summary>>
 }
 
 /// What the latest execution adds to a workflow.
-fn with_latest(reads: &Reads, mut shown: v1::Workflow, record: &WorkflowRecord) -> Reading<v1::Workflow> {
+pub(super) fn with_latest(reads: &Reads, mut shown: v1::Workflow, record: &WorkflowRecord) -> Reading<v1::Workflow> {
     if let Some(summary) = latest_of(reads, record)? {
         shown.started_at = Some(convert::timestamp(summary.started_at));
         shown.completed_at = summary.ended_at.map(convert::timestamp);
@@ -169,14 +169,14 @@ pub(super) fn execution_id(text: &str) -> Result<ExecutionId, Status> {
     text.parse().map_err(|words: String| invalid_field("execution_id", workflow::Reason::InvalidId, words))
 }
 
-fn missing(field: &str) -> Status {
+pub(super) fn missing(field: &str) -> Status {
     invalid_field(field, workflow::Reason::MissingValue, "it must be given")
 }
 
 fn start(request: &v1::ExecuteWorkflowRequest) -> Result<Command, Status> {
     let labels = request.labels.clone().into_iter().collect();
     let mut faults: Vec<Violation> = validation::notes("labels", &labels);
-    let inputs = inputs(request).map_err(|fault| faults.push(fault)).unwrap_or_default();
+    let inputs = values_of("inputs", request.inputs.as_ref()).map_err(|fault| faults.push(fault)).unwrap_or_default();
     if !faults.is_empty() {
         return Err(invalid(&faults));
     }
@@ -184,18 +184,22 @@ fn start(request: &v1::ExecuteWorkflowRequest) -> Result<Command, Status> {
         execution: convert::new_execution_id(),
         workflow: workflow_id(&request.workflow_id)?,
         labels,
-        inputs,
+        inputs: Inputs(Arc::new(inputs)),
         trigger: Trigger::Manual,
     })
 }
 
-fn inputs(request: &v1::ExecuteWorkflowRequest) -> Result<Inputs, Violation> {
-    let Some(given) = &request.inputs else { return Ok(Inputs::default()) };
+/// Values by name.
+pub(super) fn values_of(
+    field: &str,
+    given: Option<&pbjson_types::Struct>,
+) -> Result<serde_json::Map<String, serde_json::Value>, Violation> {
+    let Some(given) = given else { return Ok(serde_json::Map::new()) };
     match serde_json::to_value(given) {
-        Ok(serde_json::Value::Object(inputs)) => Ok(Inputs(Arc::new(inputs))),
-        Ok(_) => Ok(Inputs::default()),
+        Ok(serde_json::Value::Object(values)) => Ok(values),
+        Ok(_) => Ok(serde_json::Map::new()),
         Err(error) => Err(Violation {
-            field: "inputs".into(),
+            field: field.into(),
             reason: workflow::Reason::InvalidValue,
             description: format!("a value is none that it can have: {error}"),
         }),
@@ -230,6 +234,7 @@ impl WorkflowService for Workflows {
                 updated_at: self.api.now(),
                 created_by: by,
                 deleted: false,
+                origin: None,
                 content,
             };
             definition::render(&record)
@@ -270,6 +275,7 @@ impl WorkflowService for Workflows {
                 completed_at: workflow.completed_at,
                 created_by: workflow.created_by,
                 violations: workflow.violations,
+                template: workflow.template,
                 ..definition::render_spec(&spec)
             };
         }
@@ -539,6 +545,9 @@ fn list_workflows(
             }
             shown.tasks.clear();
             shown.violations.clear();
+            if let Some(origin) = &mut shown.template {
+                origin.parameters = None;
+            }
             bytes += shown.encoded_len();
             workflows.push(shown);
             if workflows.len() == page.size || bytes >= PAGE_BYTES {

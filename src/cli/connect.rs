@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::status::CliError;
 use crate::proto::v1::{
     agent_service_client::AgentServiceClient, execution_service_client::ExecutionServiceClient,
+    template_service_client::TemplateServiceClient,
     workflow_service_client::WorkflowServiceClient,
 };
 
@@ -154,6 +155,11 @@ pub fn executions(channel: Channel) -> ExecutionServiceClient<Channel> {
 /// The agent service behind a channel.
 pub fn agents(channel: Channel) -> AgentServiceClient<Channel> {
     AgentServiceClient::new(channel)
+}
+
+/// The template service behind a channel, ready for templates of any size that the server sends.
+pub fn templates(channel: Channel) -> TemplateServiceClient<Channel> {
+    TemplateServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 /// Keep-alives end a watch whose peer went away without a word, so that it can be resumed.

@@ -17,25 +17,40 @@ use super::{
     text,
     words::{self, Words},
 };
-use crate::proto::v1::{Workflow, task};
+use crate::proto::v1::{Task, TaskTemplate, Workflow, task};
 
 /// Reads a workflow from a file, or from standard input for `-`. A relative `working_dir` is made absolute against the
 /// file's directory (for standard input, the current one).
 pub fn read_workflow(path: &Path) -> Result<Workflow, FileError> {
     let source = Source::read(path)?;
     let mut workflow: Workflow = source.parse()?;
+    resolve_directories(&source, &mut workflow.tasks)?;
+    Ok(workflow)
+}
+
+/// Reads a template from a file, or from standard input for `-`. A relative `working_dir` is made absolute as in a
+/// workflow, unless it begins with a parameter.
+pub fn read_template(path: &Path) -> Result<TaskTemplate, FileError> {
+    let source = Source::read(path)?;
+    let mut template: TaskTemplate = source.parse()?;
+    resolve_directories(&source, &mut template.tasks)?;
+    Ok(template)
+}
+
+fn resolve_directories(source: &Source, tasks: &mut [Task]) -> Result<(), FileError> {
     let base = source.directory()?;
-    for task in &mut workflow.tasks {
+    for task in tasks {
         if let Some(task::Action::Command(command)) = &mut task.action
             && !command.working_dir.is_empty()
+            && !command.working_dir.starts_with("{{")
         {
             command.working_dir = absolute(&base, &command.working_dir);
         }
     }
-    Ok(workflow)
+    Ok(())
 }
 
-/// Reads the inputs of an execution from a file, or from standard input for `-`: a mapping from names to values.
+/// Reads the inputs of an execution, or the parameters of a template, from a file, or from standard input for `-`: a mapping from names to values.
 pub fn read_inputs(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>, FileError> {
     Source::read(path)?.parse()
 }

@@ -1,14 +1,15 @@
-//! What an execution is given at the command line: `--input NAME=VALUE` and `--inputs-file FILE`.
+//! What an execution is given at the command line, `--input NAME=VALUE` and `--inputs-file FILE`, and what a template
+//! is: `--parameter NAME=VALUE` and `--parameters-file FILE`.
 //!
-//! The workflow's declarations say what a value is: text stays text, whole numbers and truths are read. Whether all of
+//! The declarations say what a value is: text stays text, whole numbers and truths are read. Whether all of
 //! it fits is the server's to say.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::{file, status::CliError};
-use crate::proto::v1::{ParameterType, WorkflowInput};
+use crate::proto::v1::{ParameterType, TemplateParameter, WorkflowInput};
 
 /// What an execution is given.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -37,20 +38,70 @@ impl InputArgs {
     /// # Errors
     /// A value that is not of its kind, a name that is given twice, a file that cannot be read.
     pub fn read(&self, declared: &[WorkflowInput]) -> Result<Map<String, Value>, CliError> {
-        let mut values = match &self.inputs_file {
-            Some(path) => file::read_inputs(path)?,
-            None => Map::new(),
-        };
-        let mut given = std::collections::BTreeSet::new();
-        for (name, text) in &self.inputs {
-            if !given.insert(name) {
-                return Err(CliError::Usage(format!("the input `{}` is given twice", name.escape_debug())));
-            }
-            let kind = declared.iter().find(|input| input.name == *name).map(WorkflowInput::parameter_type);
-            values.insert(name.clone(), value(name, text, kind)?);
-        }
-        Ok(values)
+        let kind = |name: &str| declared.iter().find(|input| input.name == name).map(WorkflowInput::parameter_type);
+        read(INPUTS, &self.inputs, self.inputs_file.as_deref(), kind)
     }
+}
+
+/// What a template is given.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ParameterArgs {
+    /// A parameter of the template, of the type that it declares; may be repeated
+    #[arg(long = "parameter", short = 'p', value_name = "NAME=VALUE", value_parser = parse_parameter)]
+    parameters: Vec<(String, String)>,
+    /// A file with parameters, YAML or JSON: a mapping from names to values; `--parameter` goes over it
+    #[arg(long, value_name = "FILE")]
+    parameters_file: Option<PathBuf>,
+}
+
+impl ParameterArgs {
+    /// Whether a declaration is needed to read them.
+    pub fn needs_declarations(&self) -> bool {
+        !self.parameters.is_empty()
+    }
+
+    /// The values, as the declarations want them.
+    ///
+    /// # Errors
+    /// A value that is not of its type, a name that is given twice, a file that cannot be read.
+    pub fn read(&self, declared: &[TemplateParameter]) -> Result<Map<String, Value>, CliError> {
+        let kind = |name: &str| declared.iter().find(|one| one.name == name).map(TemplateParameter::parameter_type);
+        read(PARAMETERS, &self.parameters, self.parameters_file.as_deref(), kind)
+    }
+}
+
+/// How values are spoken of.
+#[derive(Clone, Copy)]
+struct Spoken {
+    /// What one is called; `--` before it is the option.
+    one: &'static str,
+    /// Who declares it.
+    by: &'static str,
+    /// Whether a number that a double is not exact about can be given as text.
+    large_as_text: bool,
+}
+
+const INPUTS: Spoken = Spoken { one: "input", by: "the workflow", large_as_text: false };
+const PARAMETERS: Spoken = Spoken { one: "parameter", by: "the template", large_as_text: true };
+
+fn read(
+    spoken: Spoken,
+    given: &[(String, String)],
+    path: Option<&Path>,
+    kind: impl Fn(&str) -> Option<ParameterType>,
+) -> Result<Map<String, Value>, CliError> {
+    let mut values = match path {
+        Some(path) => file::read_inputs(path)?,
+        None => Map::new(),
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for (name, text) in given {
+        if !seen.insert(name) {
+            return Err(CliError::Usage(format!("the {} `{}` is given twice", spoken.one, name.escape_debug())));
+        }
+        values.insert(name.clone(), value(spoken, name, text, kind(name))?);
+    }
+    Ok(values)
 }
 
 /// The values as the API takes them; `None`: nothing is given.
@@ -62,7 +113,7 @@ pub fn message(values: Map<String, Value>) -> Result<Option<pbjson_types::Struct
         return Ok(None);
     }
     let message = serde_json::from_value(Value::Object(values));
-    message.map(Some).map_err(|error| CliError::Usage(format!("the inputs cannot be sent: {error}")))
+    message.map(Some).map_err(|error| CliError::Usage(format!("the values cannot be sent: {error}")))
 }
 
 /// `name=value`; the value may be empty and may hold `=`.
@@ -73,17 +124,23 @@ fn parse_input(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn value(name: &str, text: &str, kind: Option<ParameterType>) -> Result<Value, CliError> {
+fn parse_parameter(text: &str) -> Result<(String, String), String> {
+    parse_input(text).map_err(|_| "a parameter is NAME=VALUE".to_owned())
+}
+
+fn value(spoken: Spoken, name: &str, text: &str, kind: Option<ParameterType>) -> Result<Value, CliError> {
+    let Spoken { one, by, large_as_text } = spoken;
     let wrong = |words: &str| {
         let (name, text) = (name.escape_debug(), text.escape_debug());
-        CliError::Usage(format!("--input {name}={text}: {words}"))
+        CliError::Usage(format!("--{one} {name}={text}: {words}"))
     };
     match kind {
         Some(ParameterType::Integer) => match text.parse::<i64>() {
             // What a double, which the API carries, is exact about.
             Ok(number) if number.unsigned_abs() <= 1 << 53 => Ok(number.into()),
-            Ok(_) => Err(wrong("beyond 2^53 a number would lose digits; let the workflow declare a STRING")),
-            Err(_) => Err(wrong("the workflow wants a whole number")),
+            Ok(_) if large_as_text => Ok(text.into()),
+            Ok(_) => Err(wrong(&format!("beyond 2^53 a number would lose digits; let {by} declare a STRING"))),
+            Err(_) => Err(wrong(&format!("{by} wants a whole number"))),
         },
         Some(ParameterType::Boolean) => text.parse().map(Value::Bool).map_err(|_| wrong("write `true` or `false`")),
         Some(ParameterType::Unspecified | ParameterType::String | ParameterType::AgentId | ParameterType::TaskId) => {

@@ -25,6 +25,7 @@ pub mod run;
 pub mod status;
 pub mod table;
 mod task;
+pub mod template;
 pub mod telling;
 pub mod text;
 pub mod watch;
@@ -77,6 +78,9 @@ pub enum Command {
     /// See what executions did and do.
     #[command(subcommand, visible_alias = "ex")]
     Execution(execution::ExecutionCommand),
+    /// Store templates and make workflows of them.
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
     /// See and change how much each agent does at once.
     #[command(subcommand)]
     Agent(agent::AgentCommand),
@@ -150,6 +154,7 @@ pub async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         Command::Workflow(command) => workflow::run(command, &mut context).await,
         Command::Execution(command) => execution::run(command, &mut context).await,
+        Command::Template(command) => template::run(command, &mut context).await,
         Command::Agent(command) => agent::run(command, &mut context).await,
     }
 }

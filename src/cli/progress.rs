@@ -350,6 +350,9 @@ impl Progress {
             | Kind::WorkflowUpdated(_)
             | Kind::WorkflowDeleted(_)
             | Kind::TaskReady(_)
+            | Kind::TemplateCreated(_)
+            | Kind::TemplateUpdated(_)
+            | Kind::TemplateDeleted(_)
             | Kind::ConcurrencyLimitSet(_) => None,
         }
     }

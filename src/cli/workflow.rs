@@ -11,7 +11,7 @@ use super::{
     execution::{self, ExecutionRows},
     file,
     inputs::{self, InputArgs},
-    output::{Consent, Output, confirm, properties, talk},
+    output::{Consent, Output, canonical, confirm, properties, talk},
     parse_label, parse_workflow_status,
     progress::{Happening, Progress},
     run::{self, request_id},
@@ -265,19 +265,19 @@ async fn update(mut workflow: Workflow, etag: String, context: &mut Context) -> 
 
 fn stored(workflow: &Workflow, output: &mut Output) -> Result<u8, CliError> {
     output.resource(workflow, || {
-        let mut told = format!(
-            "{}  version {}  {}  {} tasks\n",
-            text::escape(&workflow.id),
-            workflow.version,
-            text::workflow_status(workflow.status),
-            workflow.tasks.len()
-        );
+        let mut told = line(workflow);
         for fault in &workflow.violations {
             told += &format!("  {}\n", violation_line(&fault.field, &fault.description, &fault.reason));
         }
         told
     })?;
     Ok(0)
+}
+
+/// `release  version 3  READY  7 tasks`.
+pub(super) fn line(workflow: &Workflow) -> String {
+    let (id, status) = (text::escape(&workflow.id), text::workflow_status(workflow.status));
+    format!("{id}  version {}  {status}  {} tasks\n", workflow.version, workflow.tasks.len())
 }
 
 async fn validate(workflow: Workflow, context: &mut Context) -> Result<u8, CliError> {
@@ -372,6 +372,8 @@ async fn show(args: ShowArgs, context: &mut Context) -> Result<u8, CliError> {
             ("etag", workflow.etag.clone()),
             ("labels", execution::labels(&workflow.labels)),
             ("inputs", declared_inputs(&workflow)),
+            ("made of", origin(&workflow)),
+            ("parameters", origin_values(&workflow)),
             ("created", execution::local(workflow.created_at.as_ref())),
             ("created by", workflow.created_by.clone()),
             ("updated", execution::local(workflow.updated_at.as_ref())),
@@ -400,6 +402,19 @@ async fn status(args: StatusArgs, context: &mut Context) -> Result<u8, CliError>
     Ok(0)
 }
 
+/// `template release, version 3`.
+fn origin(workflow: &Workflow) -> String {
+    let origin = workflow.template.as_ref();
+    origin.map(|origin| format!("template {}, version {}", origin.template_id, origin.version)).unwrap_or_default()
+}
+
+/// `{"env":"staging"}`.
+fn origin_values(workflow: &Workflow) -> String {
+    let values = workflow.template.as_ref().and_then(|origin| origin.parameters.as_ref());
+    // What cannot be written as JSON has no words here.
+    values.and_then(|values| canonical(values).ok()).map(|values| values.to_string()).unwrap_or_default()
+}
+
 /// `env (required), replicas`.
 fn declared_inputs(workflow: &Workflow) -> String {
     let shown = |input: &WorkflowInput| {
@@ -408,7 +423,7 @@ fn declared_inputs(workflow: &Workflow) -> String {
     workflow.inputs.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
-fn tasks_table(workflow: &Workflow) -> Table {
+pub(super) fn tasks_table(workflow: &Workflow) -> Table {
     let mut table = Table::new(&[
         Column::Whole("TASK"),
         Column::Flexible("DOES"),
@@ -473,7 +488,7 @@ async fn declared(channel: Channel, id: &str) -> Result<Vec<WorkflowInput>, CliE
     Ok(answer.workflow.ok_or(CliError::Incomplete("the workflow"))?.inputs)
 }
 
-fn wait_bound(wait: &str) -> Result<std::time::Duration, CliError> {
+pub(super) fn wait_bound(wait: &str) -> Result<std::time::Duration, CliError> {
     let span = text::parse_span(wait).map_err(|error| CliError::Usage(error.to_string()))?;
     span.try_into().map_err(|_| CliError::Usage(format!("`{wait}` is negative: nobody can wait so long")))
 }

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     engine::read::{ReadError, Reads},
     machine::{
-        ids::{Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+        ids::{Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
         message::Event,
     },
     store::{
@@ -37,6 +37,8 @@ pub struct Findings {
     pub lost_workflows: BTreeMap<WorkflowId, String>,
     /// Executions that are not whole, and why.
     pub lost_executions: BTreeMap<ExecutionId, String>,
+    /// Templates that are not whole, and why.
+    pub lost_templates: BTreeMap<TemplateId, String>,
     /// Whether noxd's own events are not whole.
     pub lost_own: bool,
     /// Revisions of which no batch tells, from the first to the last.
@@ -61,16 +63,19 @@ impl Findings {
     pub fn is_sound(&self) -> bool {
         self.lost_workflows.is_empty()
             && self.lost_executions.is_empty()
+            && self.lost_templates.is_empty()
             && self.gaps.is_empty()
             && self.loose.is_empty()
     }
 
     /// What is wrong and is no workflow's or execution's.
     pub fn others(&self) -> Vec<String> {
+        let template = |(id, why): (&TemplateId, &String)| format!("template `{id}`: {why}");
         let gap = |(from, to): &(Revision, Revision)| {
             format!("revisions {from} to {to}: no batch tells whose events they are")
         };
-        self.gaps.iter().map(gap).chain(self.loose.iter().cloned()).collect()
+        let templates = self.lost_templates.iter().map(template);
+        self.gaps.iter().map(gap).chain(templates).chain(self.loose.iter().cloned()).collect()
     }
 
     /// Whether the events of a subject are to be kept.
@@ -118,6 +123,7 @@ pub fn check(examined: &Examined, progress: &mut dyn FnMut(&str, usize)) -> Resu
         due: BTreeMap::new(),
         broken: BTreeMap::new(),
         limits: BTreeMap::new(),
+        templates: BTreeMap::new(),
         has_lost: false,
         outputs: BTreeMap::new(),
         progress,
@@ -126,6 +132,7 @@ pub fn check(examined: &Examined, progress: &mut dyn FnMut(&str, usize)) -> Resu
     check.events()?;
     check.executions()?;
     check.workflows()?;
+    check.templates()?;
     check.requests()?;
     check.limits()?;
     check.durations()?;
@@ -142,6 +149,8 @@ struct Check<'a> {
     broken: BTreeMap<Subject, String>,
     /// Limits as noxd's own events set them.
     limits: BTreeMap<Option<Arc<str>>, u32>,
+    /// Versions of templates as noxd's own events tell of them.
+    templates: BTreeMap<TemplateId, u64>,
     /// Some events were lost before: it is a copy that was made then.
     has_lost: bool,
     /// Outputs that have a row of their own, and their sizes.
@@ -253,6 +262,9 @@ impl Check<'_> {
         for recorded in &events {
             let (time, elapsed) = &mut self.findings.clocks;
             (*time, *elapsed) = ((*time).max(recorded.time), (*elapsed).max(recorded.elapsed));
+            if let Event::TemplateChanged { template, version, .. } = &recorded.event {
+                self.templates.insert(template.clone(), *version);
+            }
             if let Event::ConcurrencyLimitSet { agent, limit } = &recorded.event {
                 match limit {
                     Some(limit) => self.limits.insert(agent.clone(), *limit),
@@ -370,6 +382,43 @@ impl Check<'_> {
         let aged = self.reader.get(&key::workflow_by_age(record.created_at, id)).map_err(|error| error.to_string())?;
         if aged.is_some() == record.deleted {
             return Err("the list of workflows by age says otherwise of it".into());
+        }
+        Ok(())
+    }
+
+    fn templates(&mut self) -> Result<(), ReadError> {
+        let mut ids: BTreeSet<TemplateId> = self.templates.keys().cloned().collect();
+        for prefix in [key::TEMPLATES, key::TEMPLATES_BY_AGE] {
+            each(&self.reader, prefix, |row, _| {
+                let id = if prefix == key::TEMPLATES { row.get(1..) } else { row.get(9..) };
+                ids.extend(id.and_then(|id| TemplateId::parse(std::str::from_utf8(id).ok()?).ok()));
+                Ok(())
+            })?;
+        }
+        for id in ids {
+            if let Err(why) = self.template(&id) {
+                self.findings.lost_templates.insert(id, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Err` says why it is not whole.
+    fn template(&self, id: &TemplateId) -> Result<(), String> {
+        let words = |error: ReadError| in_full(&error);
+        let record = self.reads.template(id).map_err(words)?.ok_or("its head is missing")?;
+        for version in 1..=record.version {
+            self.reads.template_version(id, version).map_err(words)?.ok_or(format!("version {version} is missing"))?;
+        }
+        let told = self.templates.get(id).copied().unwrap_or(0);
+        // Where own events are lost, they need not tell of it.
+        let all_told = self.findings.gaps.is_empty() && !self.has_lost && !self.broken.contains_key(&Subject::Noxd);
+        if told != record.version && (all_told || told > record.version) {
+            return Err(format!("it is at version {}, and its events at {told}", record.version));
+        }
+        let aged = self.reader.get(&key::template_by_age(record.created_at, id)).map_err(|error| error.to_string())?;
+        if aged.is_some() == record.deleted {
+            return Err("the list of templates by age says otherwise of it".into());
         }
         Ok(())
     }

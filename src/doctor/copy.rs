@@ -11,7 +11,7 @@ use super::check::{Findings, each};
 use crate::{
     engine::read::ReadError,
     machine::{
-        ids::{ExecutionId, Revision, WorkflowId},
+        ids::{ExecutionId, Revision, TemplateId, WorkflowId},
         message::Reply,
     },
     store::{
@@ -101,6 +101,11 @@ impl Copy {
         {
             return;
         }
+        if let Reply::Template { template, .. } = &request.reply
+            && findings.lost_templates.contains_key(template)
+        {
+            return;
+        }
         self.put(key::request_by_age(request.time, &hash), Vec::new());
         self.put(row.to_vec(), value.to_vec());
     }
@@ -122,6 +127,10 @@ fn kept(findings: &Findings, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         let id = std::str::from_utf8(id).ok().and_then(|id| WorkflowId::parse(id).ok());
         id.is_some_and(|id| findings.keeps(&Subject::Workflow(id)))
     };
+    let template = |id: &[u8]| {
+        let id = std::str::from_utf8(id).ok().and_then(|id| TemplateId::parse(id).ok());
+        id.is_some_and(|id| !findings.lost_templates.contains_key(&id))
+    };
     let first_id = || rest.first_chunk::<16>().map(|id| ExecutionId(u128::from_be_bytes(*id)));
     let keeps = match kind {
         b'r' => {
@@ -138,6 +147,9 @@ fn kept(findings: &Findings, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         b'w' => workflow(rest),
         b't' => workflow(rest.get(8..)?),
         b'v' | b'u' => workflow(rest.get(..rest.len().checked_sub(9)?)?),
+        b'm' => template(rest),
+        b'h' => template(rest.get(8..)?),
+        b'g' => template(rest.get(..rest.len().checked_sub(9)?)?),
         b'n' => findings.keeps(&Subject::Noxd),
         b'd' | b'l' => true,
         _ => false,

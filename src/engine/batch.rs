@@ -13,9 +13,10 @@ use super::read::{ReadError, Reads};
 use crate::{
     machine::{
         expected::Durations,
-        ids::{ExecutionId, Revision, Timestamp, WorkflowId},
+        ids::{ExecutionId, Revision, TemplateId, Timestamp, WorkflowId},
         message::{Event, Recorded, WorkflowChange},
         state::{Mark, State},
+        template::TemplateRecord,
     },
     store::{
         Batch, RowWrite,
@@ -209,11 +210,27 @@ impl Rows {
     }
 
     fn noxd(&mut self, recorded: &Recorded) {
+        if let Event::TemplateChanged { template, change, version, record: Some(record) } = &recorded.event {
+            return self.template(template, *change, *version, record);
+        }
         let Event::ConcurrencyLimitSet { agent, limit } = &recorded.event else { return };
         let key = key::limit(agent.as_deref().unwrap_or_default());
         match limit {
             Some(limit) => self.put(key, layout::encode_limit(*limit)),
             None => self.delete(key),
+        }
+    }
+
+    fn template(&mut self, id: &TemplateId, change: WorkflowChange, version: u64, record: &TemplateRecord) {
+        let (head, content) = layout::encode_template(record);
+        self.put(key::template(id), head);
+        match change {
+            WorkflowChange::Created => {
+                self.put(key::template_version(id, version), content);
+                self.put(key::template_by_age(record.created_at, id), Vec::new());
+            }
+            WorkflowChange::Updated => self.put(key::template_version(id, version), content),
+            WorkflowChange::Deleted => self.delete(key::template_by_age(record.created_at, id)),
         }
     }
 

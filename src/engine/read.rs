@@ -13,14 +13,15 @@ use crate::{
     machine::{
         execution::{Execution, Moves},
         expected::Durations,
-        ids::{ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+        ids::{ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
         judgement::TaskResult,
         message::{Event, Recorded, Trigger, WorkflowRecord},
+        template::{TemplateRecord, TemplateSpec},
         workflow::{Definition, WorkflowSpec},
     },
     store::{
         Reader, StoreError,
-        layout::{self, BatchRow, Dormant, LayoutError, Limit, RequestRow, Subject, Summary, WorkflowHead, key},
+        layout::{self, BatchRow, Dormant, LayoutError, Limit, RequestRow, Subject, Summary, TemplateHead, WorkflowHead, key},
     },
 };
 
@@ -80,6 +81,28 @@ impl Reads {
         let through = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.rows.scan_back(key::WORKFLOWS_BY_AGE, through, limit)?;
         Ok(rows.into_iter().filter_map(|(key, _)| Some((key.to_vec(), key::workflow_of_age(&key)?))).collect())
+    }
+
+    /// A template's newest version; deleted ones too.
+    pub fn template(&self, id: &TemplateId) -> Result<Option<TemplateRecord>, ReadError> {
+        let Some(head) = self.rows.get(&key::template(id))? else { return Ok(None) };
+        let head = TemplateHead::decode(id, &head)?;
+        let spec = self.template_version(id, head.version())?;
+        let spec = spec.ok_or_else(|| ReadError::Missing(format!("version {} of template `{id}`", head.version())))?;
+        Ok(Some(head.record(Arc::new(spec))))
+    }
+
+    /// A version of a template, as its author wrote it.
+    pub fn template_version(&self, id: &TemplateId, version: u64) -> Result<Option<TemplateSpec>, ReadError> {
+        let bytes = self.rows.get(&key::template_version(id, version))?;
+        Ok(bytes.map(|bytes| layout::decode_template(id, &bytes)).transpose()?)
+    }
+
+    /// The ids of templates, newest first, after a position (which is their key by age).
+    pub fn templates(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, TemplateId)>, ReadError> {
+        let through = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.rows.scan_back(key::TEMPLATES_BY_AGE, through, limit)?;
+        Ok(rows.into_iter().filter_map(|(key, _)| Some((key.to_vec(), key::template_of_age(&key)?))).collect())
     }
 
     /// The definition that executions of a version run.

@@ -21,6 +21,11 @@ const FORGOTTEN_AT_ONCE: usize = 256;
 /// How often it is looked for requests to forget.
 const SWEEP_MICROS: i64 = 60 * 1_000_000;
 
+/// Whether a request that succeeded is still remembered then.
+pub fn is_remembered(row: &RequestRow, now: Timestamp) -> bool {
+    now.0 - row.time.0 < REMEMBERED_MICROS
+}
+
 /// Which request this is, of which caller and method, and what it says. Both are hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
@@ -58,7 +63,7 @@ impl Requests {
             None => reads.request(&id.hash)?,
         };
         Ok(match row {
-            Some(row) if tick.wall.0 - row.time.0 >= REMEMBERED_MICROS => Known::New,
+            Some(row) if !is_remembered(&row, tick.wall) => Known::New,
             Some(row) if row.body_hash == id.body_hash => Known::Repeated(row.reply),
             Some(_) => Known::Reused,
             None => Known::New,

@@ -445,6 +445,11 @@ impl Writer {
         for id in needs.workflows {
             self.load_workflow(&id)?;
         }
+        for id in needs.templates {
+            if let Some(record) = self.reads.template(&id)? {
+                self.machine.state_mut().load_template(record);
+            }
+        }
         for id in needs.executions {
             let Some(summary) = self.reads.summary(id)? else { continue };
             if summary.status.is_terminal() {
@@ -527,6 +532,9 @@ fn is_new_work(command: &Command) -> bool {
         command,
         Command::CreateWorkflow { .. }
             | Command::UpdateWorkflow { .. }
+            | Command::CreateTemplate { .. }
+            | Command::UpdateTemplate { .. }
+            | Command::InstantiateTemplate { .. }
             | Command::StartExecution { .. }
             | Command::RerunExecution { .. }
     )

@@ -4,7 +4,7 @@
 //! effect. [`command`] answers a command, [`due`] the first deadline that has come, [`follow_up`] what the machine does
 //! by itself: end executions that are done, and give free slots to tasks that wait.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     approval, attempt, control,
@@ -13,11 +13,13 @@ use super::{
     input,
     judgement::{self, Judgement},
     message::{
-        Command, Content, Event, Inputs, Rejection, Reply, TimeLimit, Trigger, Waited, WorkflowChange, WorkflowRecord,
+        Command, Content, Event, Rejection, Reply, Start, TimeLimit, Trigger, Waited, WorkflowChange, WorkflowRecord,
     },
     rerun,
     state::State,
     task::{TaskState, TaskStatus},
+    template::{self, TemplateOrigin},
+    workflow::Definition,
 };
 
 /// Tasks of all executions that run or wait for a slot: the hard bound of the queue, some hundred megabytes (S-PAR-2).
@@ -46,11 +48,23 @@ pub struct Decided {
 /// Why it is refused; nothing changes then.
 pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Result<(Vec<Decided>, Reply), Rejection> {
     match command {
-        Command::CreateWorkflow { content } => create_workflow(state, content, actor, tick),
+        Command::CreateWorkflow { content } => create_workflow(state, content, None, actor, tick),
         Command::UpdateWorkflow { content, etag } => update_workflow(state, content, etag, tick),
         Command::DeleteWorkflow { workflow, etag } => delete_workflow(state, workflow, etag, tick),
         Command::StartExecution { execution, workflow, labels, inputs, trigger } => {
-            start(state, execution, workflow, labels, &inputs, trigger)
+            start(state, workflow, Start { execution, labels, inputs }, trigger)
+        }
+        Command::CreateTemplate { spec } => {
+            accepts_work(state)?;
+            template::create(state, spec, actor, tick)
+        }
+        Command::UpdateTemplate { spec, etag } => {
+            accepts_work(state)?;
+            template::update(state, spec, etag, tick)
+        }
+        Command::DeleteTemplate { template, etag } => template::delete(state, template, etag, tick),
+        Command::InstantiateTemplate { definition, origin, start } => {
+            instantiate(state, &definition, origin, start, actor, tick)
         }
         Command::RerunExecution { execution, source, tasks } => rerun::decide(state, execution, source, &tasks),
         Command::Control { operation, workflow, execution } => control::decide(state, operation, workflow, execution),
@@ -168,34 +182,61 @@ fn start_event(state: &State, execution: &Execution, task: TaskIndex, tick: Tick
 /// Starts the newest version of a workflow.
 fn start(
     state: &State,
-    execution: ExecutionId,
     workflow: WorkflowId,
-    labels: BTreeMap<String, String>,
-    inputs: &Inputs,
+    start: Start,
     trigger: Trigger,
 ) -> Result<(Vec<Decided>, Reply), Rejection> {
     let record = stored(state, &workflow)?;
     let Content::Ready(definition) = &record.content else {
         return Err(invalid_state(workflow, "execute", draft_words(&record.content)));
     };
+    let execution = start.execution;
+    let decided = started(state, definition, record.version, start, trigger)?;
+    Ok((vec![decided], Reply::Executions(vec![execution])))
+}
+
+/// Stores a workflow that was made of a template, and perhaps starts it: both or neither.
+fn instantiate(
+    state: &State,
+    definition: &Arc<Definition>,
+    origin: Arc<TemplateOrigin>,
+    start: Option<Start>,
+    actor: &Actor,
+    tick: Tick,
+) -> Result<(Vec<Decided>, Reply), Rejection> {
+    let content = Content::Ready(Arc::clone(definition));
+    let (mut decided, reply) = create_workflow(state, content, Some(origin), actor, tick)?;
+    let (Some(start), Reply::Workflow { workflow, version }) = (start, &reply) else { return Ok((decided, reply)) };
+    let (workflow, version, execution) = (workflow.clone(), *version, start.execution);
+    decided.push(started(state, definition, version, start, Trigger::Manual)?);
+    Ok((decided, Reply::Started { workflow, version, execution }))
+}
+
+fn started(
+    state: &State,
+    definition: &Definition,
+    version: u64,
+    start: Start,
+    trigger: Trigger,
+) -> Result<Decided, Rejection> {
+    let workflow = definition.spec().id.clone();
     has_room_for(state, definition.task_count())?;
-    let inputs = match input::resolve(&definition.spec().inputs, &inputs.0) {
+    let inputs = match input::resolve(&definition.spec().inputs, &start.inputs.0) {
         Ok(inputs) => inputs.into(),
         Err(violations) => return Err(Rejection::InvalidInputs { workflow, violations }),
     };
     let mut all_labels = definition.spec().labels.clone();
-    all_labels.extend(labels);
+    all_labels.extend(start.labels);
     let event = Event::ExecutionStarted {
-        version: record.version,
+        version,
         task_count: u32::try_from(definition.task_count()).expect("bounded by MAX_TASKS"),
         labels: all_labels,
         trigger,
         inputs,
         reused: Arc::default(),
-        expected: state.expected_of(&workflow, record.version),
+        expected: state.expected_of(&workflow, version),
     };
-    let decided = Decided { workflow: Some(workflow), execution: Some(execution), event };
-    Ok((vec![decided], Reply::Executions(vec![execution])))
+    Ok(Decided { workflow: Some(workflow), execution: Some(start.execution), event })
 }
 
 /// Whether so many more tasks may wait or run.
@@ -259,6 +300,7 @@ fn changed(workflow: WorkflowId, change: WorkflowChange, record: WorkflowRecord)
 fn create_workflow(
     state: &State,
     content: Content,
+    origin: Option<Arc<TemplateOrigin>>,
     actor: &Actor,
     tick: Tick,
 ) -> Result<(Vec<Decided>, Reply), Rejection> {
@@ -274,6 +316,7 @@ fn create_workflow(
         updated_at: tick.wall,
         created_by: actor.clone(),
         deleted: false,
+        origin,
         content,
     };
     Ok(changed(id, WorkflowChange::Created, record))

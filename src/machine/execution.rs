@@ -306,6 +306,7 @@ impl Execution {
             | Event::ExecutionStarted { .. }
             | Event::ConditionError { .. }
             | Event::ApprovalResolved { .. }
+            | Event::TemplateChanged { .. }
             | Event::ConcurrencyLimitSet { .. } => {}
         }
     }

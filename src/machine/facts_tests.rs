@@ -27,6 +27,12 @@ impl World {
         }
     }
 
+    /// What the execution was given.
+    pub fn given(mut self, inputs: &str) -> Self {
+        self.inputs = inputs.into();
+        self
+    }
+
     /// A task that is COMPLETED and left this JSON.
     pub fn output(mut self, id: &str, json: &str) -> Self {
         self.tasks.insert(id.into(), (TaskStatus::Completed, Some(json.into()), Some(0)));

@@ -56,6 +56,32 @@ impl fmt::Display for WorkflowId {
     }
 }
 
+/// The author's name for a template, of the same form.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TemplateId(Arc<str>);
+
+impl TemplateId {
+    /// Takes a well-formed id.
+    ///
+    /// # Errors
+    /// Says what is wrong with a malformed one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        check_name(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TemplateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A run of a workflow: a UUIDv7, so that ids sort by birth.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExecutionId(pub u128);

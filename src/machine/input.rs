@@ -30,18 +30,23 @@ const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Every fault of the declarations, in their order; fields are `inputs[2].name`.
 pub fn check_declarations(inputs: &[InputSpec]) -> Vec<Violation> {
+    check_list("inputs", "an input", inputs)
+}
+
+/// The same for any list of declarations: fields are `list[2].name`, and one of them is called `one`.
+pub(super) fn check_list(list: &str, one: &str, inputs: &[InputSpec]) -> Vec<Violation> {
     let mut faults = Vec::new();
     if inputs.len() > MAX_INPUTS {
-        let words = format!("{} inputs; at most {MAX_INPUTS} are allowed", inputs.len());
-        faults.push(fault("inputs", Reason::LimitExceeded, words));
+        let words = format!("{} {list}; at most {MAX_INPUTS} are allowed", inputs.len());
+        faults.push(fault(list, Reason::LimitExceeded, words));
     }
     let mut names = BTreeMap::new();
     for (at, input) in inputs.iter().take(MAX_INPUTS).enumerate() {
-        let mut add = |field: &str, reason, words| faults.push(fault(&format!("inputs[{at}].{field}"), reason, words));
-        if let Err(words) = check_input_name(&input.name) {
+        let mut add = |field: &str, reason, words| faults.push(fault(&format!("{list}[{at}].{field}"), reason, words));
+        if let Err(words) = check_declared_name(&input.name, one) {
             add("name", Reason::InvalidId, words);
         } else if let Some(first) = names.insert(&input.name, at) {
-            let words = format!("inputs[{first}] has the name `{}` already; names are unique", input.name);
+            let words = format!("{list}[{first}] has the name `{}` already; names are unique", input.name);
             add("name", Reason::InvalidId, words);
             names.insert(&input.name, first);
         }
@@ -58,8 +63,8 @@ pub fn check_declarations(inputs: &[InputSpec]) -> Vec<Violation> {
         };
         let Some(default) = &input.default_value else { continue };
         if input.required {
-            let words = "an input that must be given has no use for a default; remove one of the two";
-            add("required", Reason::InvalidValue, words.into());
+            let words = format!("{one} that must be given has no use for a default; remove one of the two");
+            add("required", Reason::InvalidValue, words);
         }
         match serde_json::from_str(default) {
             Err(error) => add("default_value", Reason::InvalidValue, format!("it is no JSON: {error}")),
@@ -73,7 +78,7 @@ pub fn check_declarations(inputs: &[InputSpec]) -> Vec<Violation> {
     let defaults: usize = inputs.iter().filter_map(|input| input.default_value.as_ref()).map(String::len).sum();
     if defaults > MAX_INPUT_BYTES {
         let words = format!("the defaults have {defaults} bytes in all; at most {MAX_INPUT_BYTES} are allowed");
-        faults.push(fault("inputs", Reason::LimitExceeded, words));
+        faults.push(fault(list, Reason::LimitExceeded, words));
     }
     faults
 }
@@ -125,22 +130,22 @@ pub fn resolve(inputs: &[InputSpec], given: &serde_json::Map<String, Value>) -> 
     if faults.is_empty() { Ok(out) } else { Err(faults) }
 }
 
-fn fault(field: &str, reason: Reason, description: String) -> Violation {
+pub(super) fn fault(field: &str, reason: Reason, description: String) -> Violation {
     Violation { field: field.into(), reason, description }
 }
 
 /// A name that can stand after `inputs.` as it is.
-fn check_input_name(name: &str) -> Result<(), String> {
+fn check_declared_name(name: &str, one: &str) -> Result<(), String> {
     const FORM: &str = "use 1 to 64 of the characters A-Z a-z 0-9 _, and no digit first";
     let is_formed = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
         && !name.is_empty()
         && name.len() <= MAX_NAME_BYTES
         && !name.starts_with(|c: char| c.is_ascii_digit());
-    if is_formed { Ok(()) } else { Err(format!("`{}` is no name of an input; {FORM}", shortened(name))) }
+    if is_formed { Ok(()) } else { Err(format!("`{}` is no name of {one}; {FORM}", shortened(name))) }
 }
 
 /// The regular expression of an input, made to match the whole value.
-fn declared_regex(input: &InputSpec) -> Result<Option<Regex>, String> {
+pub(super) fn declared_regex(input: &InputSpec) -> Result<Option<Regex>, String> {
     let source = &input.validation_regex;
     if source.is_empty() {
         return Ok(None);
@@ -162,7 +167,7 @@ fn declared_regex(input: &InputSpec) -> Result<Option<Regex>, String> {
 }
 
 /// A value as the input's kind takes it.
-fn taken(input: &InputSpec, regex: Option<&Regex>, value: &Value) -> Result<Json, String> {
+pub(super) fn taken(input: &InputSpec, regex: Option<&Regex>, value: &Value) -> Result<Json, String> {
     let wrong = || {
         let shown = Json::parse(&value.to_string()).map_or_else(|_| value.to_string(), |json| json.shown(64));
         format!("{shown} is not {}", kind_words(input.kind))
@@ -197,7 +202,7 @@ fn whole(number: &serde_json::Number) -> Option<Json> {
     format!("{float:.0}").parse().ok().map(Json::Integer)
 }
 
-fn kind_words(kind: ParameterKind) -> &'static str {
+pub(super) fn kind_words(kind: ParameterKind) -> &'static str {
     match kind {
         ParameterKind::String => "text",
         ParameterKind::Integer => "a whole number (a larger one than 2^53 is given as text)",
@@ -207,7 +212,7 @@ fn kind_words(kind: ParameterKind) -> &'static str {
     }
 }
 
-fn described(input: &InputSpec) -> String {
+pub(super) fn described(input: &InputSpec) -> String {
     let line = input.description.lines().next().unwrap_or_default();
     if line.is_empty() { String::new() } else { format!(": {}", shortened(line)) }
 }
@@ -225,7 +230,7 @@ fn unknown(inputs: &[InputSpec], name: &str) -> Option<Violation> {
     Some(fault(&format!("inputs.{}", shortened(name)), Reason::InvalidValue, words))
 }
 
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     text.chars().take(64).collect()
 }
 

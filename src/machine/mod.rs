@@ -35,5 +35,6 @@ mod scope;
 pub mod state;
 pub mod step;
 pub mod task;
+pub mod template;
 pub mod validation;
 pub mod workflow;

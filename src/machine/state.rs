@@ -11,11 +11,12 @@ use std::{
 use super::{
     execution::{Execution, ExecutionStatus, Moves},
     expected::{Durations, Expected},
-    ids::{AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, Tick, Timestamp, WorkflowId},
+    ids::{AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Tick, Timestamp, WorkflowId},
     judgement::{self, Results, TaskResult},
     message::{Command, Content, Event, Recorded, Trigger, WorkflowRecord},
     parallel::Admission,
     task::TaskStatus,
+    template::TemplateRecord,
     workflow::Definition,
 };
 
@@ -30,6 +31,8 @@ pub struct State {
     pub(super) workflows: BTreeMap<WorkflowId, Arc<WorkflowRecord>>,
     /// How long executions of a version have taken so far, and what those expect of it that begin now.
     durations: BTreeMap<(WorkflowId, u64), Known>,
+    /// Those that commands of this batch are about.
+    pub(super) templates: BTreeMap<TemplateId, Arc<TemplateRecord>>,
     pub(super) executions: BTreeMap<ExecutionId, Execution>,
     /// Tasks of the executions that are held whole.
     pub(super) hot_tasks: usize,
@@ -84,6 +87,8 @@ pub enum Mark {
 pub struct Needs {
     /// Workflow records.
     pub workflows: Vec<WorkflowId>,
+    /// Template records.
+    pub templates: Vec<TemplateId>,
     /// Executions; alive ones whole, ended ones by their status.
     pub executions: Vec<ExecutionId>,
     /// Executions, whole, whether they have ended or not.
@@ -101,6 +106,7 @@ impl State {
             held: false,
             workflows: BTreeMap::new(),
             durations: BTreeMap::new(),
+            templates: BTreeMap::new(),
             executions: BTreeMap::new(),
             hot_tasks: 0,
             alive: BTreeMap::new(),
@@ -197,6 +203,9 @@ impl State {
             Command::CreateWorkflow { content } | Command::UpdateWorkflow { content, .. } => {
                 workflow(&content.spec().id);
             }
+            Command::InstantiateTemplate { definition, .. } => workflow(&definition.spec().id),
+            Command::CreateTemplate { spec } | Command::UpdateTemplate { spec, .. } => needs.templates.push(spec.id.clone()),
+            Command::DeleteTemplate { template, .. } => needs.templates.push(template.clone()),
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
             Command::Control { workflow: id, execution, .. } => {
                 workflow(id);
@@ -213,6 +222,7 @@ impl State {
             | Command::SetConcurrencyLimit { .. }
             | Command::Drain => {}
         }
+        needs.templates.retain(|id| !self.templates.contains_key(id));
         needs.executions.retain(|id| !self.executions.contains_key(id) && !self.ended.contains_key(id));
         needs
     }
@@ -260,6 +270,11 @@ impl State {
     /// Gives a workflow record that was needed.
     pub fn load_workflow(&mut self, id: WorkflowId, record: Arc<WorkflowRecord>) {
         self.workflows.entry(id).or_insert(record);
+    }
+
+    /// Gives a template record that was needed.
+    pub fn load_template(&mut self, record: TemplateRecord) {
+        self.templates.entry(record.spec.id.clone()).or_insert_with(|| Arc::new(record));
     }
 
     /// Tells how an execution that was needed had ended.
@@ -346,6 +361,7 @@ impl State {
         }
         self.ended.clear();
         self.sources.clear();
+        self.templates.clear();
         self.results.clear();
         // Records are cheap to load and definitions are shared with hot executions; only many are a burden.
         const KEPT_WORKFLOWS: usize = 1_024;
@@ -370,6 +386,9 @@ impl State {
                     self.load_durations(id.clone(), record.version, Durations::default());
                 }
                 self.workflows.insert(id.clone(), Arc::clone(record));
+            }
+            (Event::TemplateChanged { template, record: Some(record), .. }, ..) => {
+                self.templates.insert(template.clone(), Arc::clone(record));
             }
             (Event::ConcurrencyLimitSet { agent, limit }, ..) => self.set_limit(agent.as_deref(), *limit),
             (_, _, Some(id)) => self.follow(id, recorded),

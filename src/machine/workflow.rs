@@ -335,7 +335,7 @@ pub struct InputSpec {
 }
 
 impl InputSpec {
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         let default = self.default_value.as_ref().map_or(0, String::len);
         self.name.len() + default + self.description.len() + self.validation_regex.len()
     }
@@ -397,6 +397,8 @@ pub enum Reason {
     InvalidValue,
     /// A value that must be given is not.
     MissingValue,
+    /// A parameter of a template that must be given is not.
+    MissingTemplateParameter,
     /// Too many or too large.
     LimitExceeded,
     /// Valid, but this build cannot do it.
@@ -405,7 +407,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the table in the docs and its test.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::CircularDependency,
         Self::DependencyNotFound,
         Self::DuplicateTaskId,
@@ -414,6 +416,7 @@ impl Reason {
         Self::PlaceholderInvalid,
         Self::InvalidValue,
         Self::MissingValue,
+        Self::MissingTemplateParameter,
         Self::LimitExceeded,
         Self::NotSupported,
     ];
@@ -429,6 +432,7 @@ impl Reason {
             Self::PlaceholderInvalid => "PLACEHOLDER_INVALID",
             Self::InvalidValue => "INVALID_VALUE",
             Self::MissingValue => "MISSING_VALUE",
+            Self::MissingTemplateParameter => "MISSING_TEMPLATE_PARAMETER",
             Self::LimitExceeded => "LIMIT_EXCEEDED",
             Self::NotSupported => "NOT_SUPPORTED",
         }

@@ -36,8 +36,9 @@ pub const TRANSITIONS: [(TaskStatus, TaskStatus); 20] = [
     (Retrying, Cancelled),
 ];
 
-const EVENTS: [&str; 24] = [
+const EVENTS: [&str; 25] = [
     "WorkflowChanged",
+    "TemplateChanged",
     "ExecutionStarted",
     "ExecutionPaused",
     "ExecutionResumed",
@@ -117,6 +118,7 @@ impl Coverage {
 fn name_of(event: &Event) -> &'static str {
     match event {
         Event::WorkflowChanged { .. } => "WorkflowChanged",
+        Event::TemplateChanged { .. } => "TemplateChanged",
         Event::ExecutionStarted { .. } => "ExecutionStarted",
         Event::ExecutionPaused => "ExecutionPaused",
         Event::ExecutionResumed => "ExecutionResumed",

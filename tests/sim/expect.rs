@@ -40,6 +40,19 @@ impl Ledger {
                     _ => "WorkflowNotFound",
                 }
             }
+            Command::CreateTemplate { .. } | Command::UpdateTemplate { .. } if self.draining => "Draining",
+            Command::CreateTemplate { spec } => self.expected_of_template(&spec.id, None),
+            Command::UpdateTemplate { spec, etag } => self.expected_of_template(&spec.id, Some(etag)),
+            Command::DeleteTemplate { template, etag } => self.expected_of_template(template, Some(etag)),
+            Command::InstantiateTemplate { definition, start, .. } => {
+                let inputs = start.iter().flat_map(|start| start.inputs.0.values());
+                match self.workflows.get(&definition.spec().id) {
+                    Some((_, false)) => "WorkflowExists",
+                    _ if self.draining => "Draining",
+                    _ if { inputs }.any(|value| !value.is_boolean()) => "InvalidInputs",
+                    _ => "Ok",
+                }
+            }
             Command::StartExecution { workflow, inputs, .. } => match self.workflows.get(workflow) {
                 Some((_, false)) if self.draining => "Draining",
                 Some((_, false)) if inputs.0.values().any(|value| !value.is_boolean()) => "InvalidInputs",

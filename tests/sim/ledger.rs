@@ -13,7 +13,7 @@ use std::{
 use noxd::machine::{
     execution::{Execution, ExecutionStatus, Moves},
     expected::Expected,
-    ids::{AttemptKey, ExecutionId, TaskIndex, Timestamp, WorkflowId},
+    ids::{AttemptKey, ExecutionId, TaskIndex, TemplateId, Timestamp, WorkflowId},
     message::{
         AttemptEnd, AttemptOutcome, AttemptResult, Content, ErrorKind, Event, ExecutionEnd, Recorded, Reused,
         StopCause, TaskEnd, TimeLimit, Trigger, WorkflowChange,
@@ -34,6 +34,8 @@ pub struct Ledger {
     pub plans: BTreeMap<(WorkflowId, u64), Arc<Plan>>,
     /// The newest version of each workflow, and whether it is deleted.
     pub workflows: BTreeMap<WorkflowId, (u64, bool)>,
+    /// The same of each template.
+    pub templates: BTreeMap<TemplateId, (u64, bool)>,
     pub runs: BTreeMap<ExecutionId, Run>,
     pub log: Vec<Arc<Recorded>>,
     pub limit: u32,
@@ -205,6 +207,7 @@ impl Ledger {
         Self {
             plans: BTreeMap::new(),
             workflows: BTreeMap::new(),
+            templates: BTreeMap::new(),
             runs: BTreeMap::new(),
             log: Vec::new(),
             limit,
@@ -244,7 +247,7 @@ impl Ledger {
         panic!("{why}");
     }
 
-    fn check(&self, holds: bool, why: impl Display) {
+    pub fn check(&self, holds: bool, why: impl Display) {
         if !holds {
             self.fail(why);
         }
@@ -292,6 +295,9 @@ impl Ledger {
                     );
                 }
                 self.workflows.insert(id, (*version, is_deleted));
+            }
+            (Event::TemplateChanged { template, change, version, record }, None) => {
+                self.follow_template(template, *change, *version, record.as_ref());
             }
             (Event::ConcurrencyLimitSet { agent: None, limit }, None) => self.limit = limit.expect("noxd has a limit"),
             (Event::ConcurrencyLimitSet { agent: Some(agent), limit }, None) => {
@@ -635,7 +641,10 @@ impl Ledger {
                     self.become_status(id, *task as usize, TaskStatus::Cancelled);
                 }
             }
-            Event::WorkflowChanged { .. } | Event::ExecutionStarted { .. } | Event::ConcurrencyLimitSet { .. } => {
+            Event::WorkflowChanged { .. }
+            | Event::TemplateChanged { .. }
+            | Event::ExecutionStarted { .. }
+            | Event::ConcurrencyLimitSet { .. } => {
                 self.fail("an event of nobody");
             }
         }

@@ -68,6 +68,15 @@ impl Light {
         for id in needs.workflows {
             self.load_workflow(&id);
         }
+        for id in needs.templates {
+            let found = self.log.iter().rev().find_map(|recorded| match &recorded.event {
+                Event::TemplateChanged { template, record: Some(record), .. } if *template == id => Some(record),
+                _ => None,
+            });
+            if let Some(record) = found.map(|record| record.as_ref().clone()) {
+                self.machine.state_mut().load_template(record);
+            }
+        }
         for id in needs.executions {
             let Some(execution) = self.execution(id) else { continue };
             if execution.status.is_terminal() {

@@ -19,6 +19,7 @@ mod plan;
 #[cfg(feature = "daemon")]
 mod real;
 mod settled;
+mod templates;
 mod world;
 
 use chance::Chance;

@@ -59,6 +59,11 @@ impl Real {
         for id in needs.workflows {
             self.load_workflow(&id);
         }
+        for id in needs.templates {
+            if let Some(record) = read(self.reads.template(&id)) {
+                self.machine.state_mut().load_template(record);
+            }
+        }
         for id in needs.executions {
             let Some(summary) = read(self.reads.summary(id)) else { continue };
             if summary.status.is_terminal() {

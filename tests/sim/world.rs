@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Every kind of fault and disturbance; each must be reached.
-pub const FAULTS: [&str; 22] = [
+pub const FAULTS: [&str; 24] = [
     "power cut in a batch",
     "power cut between batches",
     "restart in order",
@@ -45,6 +45,8 @@ pub const FAULTS: [&str; 22] = [
     "rerun of named tasks",
     "limit is changed",
     "new version",
+    "template",
+    "instance of a template",
 ];
 
 /// Steps of the quiet end after which a story does not end any more.
@@ -120,7 +122,7 @@ impl<E: Engine> World<E> {
     }
 
     fn step(&mut self) {
-        match self.chance.below(44) {
+        match self.chance.below(46) {
             0..=16 => self.pass_to_the_next(),
             17 => self.now += self.chance.below(3_000_000) as u64,
             18 | 19 => self.start(),
@@ -138,6 +140,8 @@ impl<E: Engine> World<E> {
             40 if self.chance.one_in(8) => self.delete(),
             41 if self.engine.can_be_held() => self.is_full ^= true,
             42 => self.many_at_once(),
+            44 => self.template(),
+            45 if self.chance.one_in(3) => self.instantiate(),
             _ => {}
         }
         self.report();
@@ -229,7 +233,7 @@ impl<E: Engine> World<E> {
         }
     }
 
-    fn new_id(&mut self) -> ExecutionId {
+    pub fn new_id(&mut self) -> ExecutionId {
         self.born += 1;
         ExecutionId(self.born)
     }
@@ -469,7 +473,7 @@ impl<E: Engine> World<E> {
         }
     }
 
-    fn tell(&mut self, wants: Vec<(Command, Actor)>) {
+    pub fn tell(&mut self, wants: Vec<(Command, Actor)>) {
         self.batch(self.is_full, wants);
     }
 
@@ -587,11 +591,18 @@ fn is_same(kept: &Recorded, told: &Recorded) -> bool {
             (change, version, &kept.workflow) == (other_change, other_version, &told.workflow)
                 && (kept.revision, kept.time) == (told.revision, told.time)
         }
+        (
+            Event::TemplateChanged { template, change, version, .. },
+            Event::TemplateChanged { template: other, change: other_change, version: other_version, .. },
+        ) => {
+            (template, change, version) == (other, other_change, other_version)
+                && (kept.revision, kept.time) == (told.revision, told.time)
+        }
         _ => kept == told,
     }
 }
 
-fn person() -> Actor {
+pub fn person() -> Actor {
     Actor::from_text("uid:1")
 }
 

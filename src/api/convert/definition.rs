@@ -11,8 +11,9 @@ use std::collections::HashSet;
 
 pub use self::{
     parse::parse,
-    render::{render, render_spec, status, violation},
+    render::{render, render_spec, status, tasks, violation},
 };
+pub(super) use self::{parse::parameters, render::input};
 use crate::machine::{
     input,
     message::Content,
@@ -28,9 +29,9 @@ pub struct Parsed {
     /// As the machine takes it; absent where even the id is unusable.
     pub spec: Option<WorkflowSpec>,
     /// Values that are no values at all: they cannot stand in a draft either.
-    malformed: Vec<Violation>,
+    pub(super) malformed: Vec<Violation>,
     /// Valid, but more than this build can do.
-    unsupported: Vec<Violation>,
+    pub(super) unsupported: Vec<Violation>,
 }
 
 impl Parsed {
@@ -57,7 +58,7 @@ impl Parsed {
 
 /// Faults in the order of the fields, as a person goes through a file; what only another build can do comes last, and
 /// not for a field that is at fault anyway.
-fn in_order(mut faults: Vec<Violation>, mut unsupported: Vec<Violation>) -> Vec<Violation> {
+pub(super) fn in_order(mut faults: Vec<Violation>, mut unsupported: Vec<Violation>) -> Vec<Violation> {
     let at_fault: HashSet<String> = faults.iter().map(|fault| fault.field.clone()).collect();
     unsupported.retain(|other| !at_fault.contains(&other.field));
     faults.sort_by_cached_key(|fault| place(&fault.field));

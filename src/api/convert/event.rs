@@ -124,6 +124,14 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
             WorkflowChange::Updated => Kind::WorkflowUpdated(v1::WorkflowUpdated { version: *version }),
             WorkflowChange::Deleted => Kind::WorkflowDeleted(v1::WorkflowDeleted { version: *version }),
         },
+        Event::TemplateChanged { template, change, version, .. } => {
+            let (template_id, version) = (template.as_str().into(), *version);
+            match change {
+                WorkflowChange::Created => Kind::TemplateCreated(v1::TemplateCreated { template_id, version }),
+                WorkflowChange::Updated => Kind::TemplateUpdated(v1::TemplateUpdated { template_id, version }),
+                WorkflowChange::Deleted => Kind::TemplateDeleted(v1::TemplateDeleted { template_id, version }),
+            }
+        }
         Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
             Kind::ExecutionStarted(v1::ExecutionStarted {
                 workflow_version: *version,

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::event::labels_weight;
 use crate::machine::{
-    ids::{Actor, AttemptKey, ExecutionId, Timestamp, WorkflowId},
+    ids::{Actor, AttemptKey, ExecutionId, TemplateId, Timestamp, WorkflowId},
+    template::{TemplateOrigin, TemplateSpec},
     workflow::{Definition, Violation, WorkflowSpec},
 };
 
@@ -29,6 +30,34 @@ pub enum Command {
         workflow: WorkflowId,
         /// Only if the stored one still has this etag.
         etag: Option<String>,
+    },
+    /// Store a template under an id that is free.
+    CreateTemplate {
+        /// Already checked.
+        spec: Arc<TemplateSpec>,
+    },
+    /// Store another version of a template.
+    UpdateTemplate {
+        /// Already checked.
+        spec: Arc<TemplateSpec>,
+        /// Only if the stored one still has this etag.
+        etag: Option<String>,
+    },
+    /// Forget a template; what was made of it stays.
+    DeleteTemplate {
+        /// Which.
+        template: TemplateId,
+        /// Only if the stored one still has this etag.
+        etag: Option<String>,
+    },
+    /// Store what was made of a template under an id that is free, and perhaps run it, in one step.
+    InstantiateTemplate {
+        /// Already checked.
+        definition: Arc<Definition>,
+        /// What it was made of.
+        origin: Arc<TemplateOrigin>,
+        /// The execution; `None`: it is only stored.
+        start: Option<Start>,
     },
     /// Run the newest version.
     StartExecution {
@@ -107,6 +136,11 @@ impl Command {
     pub fn weight(&self) -> usize {
         match self {
             Self::CreateWorkflow { content } | Self::UpdateWorkflow { content, .. } => content.weight(),
+            Self::CreateTemplate { spec } | Self::UpdateTemplate { spec, .. } => spec.weight(),
+            Self::InstantiateTemplate { definition, origin, start } => {
+                let start = start.as_ref().map_or(0, |start| labels_weight(&start.labels) + start.inputs.weight());
+                definition.spec().weight() + origin.parameters.len() + start
+            }
             Self::StartExecution { labels, inputs, .. } => labels_weight(labels) + inputs.weight(),
             Self::ResolveApproval { comment, .. } => comment.len(),
             Self::AttemptEnded { outcome, .. } => {
@@ -115,6 +149,17 @@ impl Command {
             _ => 0,
         }
     }
+}
+
+/// An execution that begins with its workflow.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Its id, made at the edge.
+    pub execution: ExecutionId,
+    /// Over the workflow's own.
+    pub labels: BTreeMap<String, String>,
+    /// What it is given, by the names that the workflow declares.
+    pub inputs: Inputs,
 }
 
 /// What an execution is given, by name, as it came: it is checked against the declarations of the version that runs.
@@ -206,6 +251,8 @@ pub struct WorkflowRecord {
     pub created_by: Actor,
     /// Whether it was deleted. The record stays, so that versions go on counting.
     pub deleted: bool,
+    /// What its first version was made of, if of a template.
+    pub origin: Option<Arc<TemplateOrigin>>,
     /// The definition.
     pub content: Content,
 }

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{ErrorKind, Output, ProcessIdentity, Trigger, WorkflowRecord};
 use crate::machine::{
     expected::Expected,
-    ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+    ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
     parallel::LimitName,
     task::TaskStatus,
+    template::TemplateRecord,
     workflow::Role,
 };
 
@@ -41,6 +42,17 @@ pub enum Event {
         version: u64,
         /// The record since; not kept in the history, which has the version rows for it.
         record: Option<Arc<WorkflowRecord>>,
+    },
+    /// A template was stored or deleted.
+    TemplateChanged {
+        /// Which.
+        template: TemplateId,
+        /// What was done.
+        change: WorkflowChange,
+        /// The version since.
+        version: u64,
+        /// The record since; not kept in the history, which has the version rows for it.
+        record: Option<Arc<TemplateRecord>>,
     },
     /// An execution began.
     ExecutionStarted {
@@ -209,7 +221,10 @@ impl Event {
         /// What an event takes besides its texts, with its share of index rows.
         const BASE: usize = 256;
         BASE + match self {
-            Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| record.content.weight()),
+            Self::WorkflowChanged { record, .. } => record.as_ref().map_or(0, |record| {
+                record.content.weight() + record.origin.as_ref().map_or(0, |origin| origin.parameters.len())
+            }),
+            Self::TemplateChanged { record, .. } => record.as_ref().map_or(0, |record| record.spec.weight()),
             // Once in the event and once in the summary.
             Self::ExecutionStarted { labels, inputs, reused, expected, .. } => {
                 let expected = expected.as_ref().map_or(0, |expected| 5 * expected.tasks_micros().len());

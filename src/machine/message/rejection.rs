@@ -1,7 +1,7 @@
 //! What is answered: why a command was refused, or what came of it.
 
 use crate::machine::{
-    ids::{AttemptKey, ExecutionId, WorkflowId},
+    ids::{AttemptKey, ExecutionId, TemplateId, WorkflowId},
     workflow::Violation,
 };
 
@@ -24,6 +24,28 @@ pub enum Rejection {
         /// What was given.
         given: String,
     },
+    /// No template of that id.
+    #[error("template `{0}` does not exist; `noxctl template list` shows those that do")]
+    TemplateNotFound(TemplateId),
+    /// The id is taken.
+    #[error("template `{0}` exists already; update it, or choose another id")]
+    TemplateExists(TemplateId),
+    /// Somebody else changed it first.
+    #[error("template `{template}` has etag {current} now, not {given}; read it again and repeat the change")]
+    TemplateEtagMismatch {
+        /// Which.
+        template: TemplateId,
+        /// What it has.
+        current: String,
+        /// What was given.
+        given: String,
+    },
+    /// Each version is kept, and there are many.
+    #[error(
+        "template `{0}` has {max} versions, and more are not kept; store it under another id",
+        max = crate::machine::template::MAX_VERSIONS
+    )]
+    TooManyVersions(TemplateId),
     /// No execution of that id in that workflow.
     #[error("execution {execution} of workflow `{workflow}` does not exist")]
     ExecutionNotFound {
@@ -107,6 +129,22 @@ pub enum Reply {
     Workflow {
         /// Which.
         workflow: WorkflowId,
+        /// Its version since.
+        version: u64,
+    },
+    /// A workflow was stored and run in one step.
+    Started {
+        /// Which.
+        workflow: WorkflowId,
+        /// Its version.
+        version: u64,
+        /// The execution.
+        execution: ExecutionId,
+    },
+    /// A template was changed, to this version.
+    Template {
+        /// Which.
+        template: TemplateId,
         /// Its version since.
         version: u64,
     },

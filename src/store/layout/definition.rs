@@ -41,7 +41,11 @@ pub(super) fn encode(spec: &WorkflowSpec) -> rows::Definition {
 pub fn decode(id: &WorkflowId, bytes: &[u8]) -> Result<WorkflowSpec, LayoutError> {
     let what = || format!("the definition of workflow `{id}`");
     let row = rows::Definition::decode(bytes).map_err(|error| unreadable(what(), error))?;
-    Ok(WorkflowSpec {
+    Ok(decode_row(id, row))
+}
+
+pub(super) fn decode_row(id: &WorkflowId, row: rows::Definition) -> WorkflowSpec {
+    WorkflowSpec {
         id: id.clone(),
         name: row.name,
         description: row.description,
@@ -54,7 +58,7 @@ pub fn decode(id: &WorkflowId, bytes: &[u8]) -> Result<WorkflowSpec, LayoutError
         finally: row.finally,
         execution_timeout_micros: row.execution_timeout,
         inputs: row.inputs.into_iter().map(decode_input).collect(),
-    })
+    }
 }
 
 /// A version's definition that was checked when it was stored.
@@ -159,7 +163,7 @@ fn decode_task(row: rows::DefinedTask) -> TaskSpec {
     }
 }
 
-fn encode_input(input: &InputSpec) -> rows::DefinedInput {
+pub(super) fn encode_input(input: &InputSpec) -> rows::DefinedInput {
     rows::DefinedInput {
         name: input.name.clone(),
         kind: match input.kind {
@@ -176,7 +180,7 @@ fn encode_input(input: &InputSpec) -> rows::DefinedInput {
     }
 }
 
-fn decode_input(row: rows::DefinedInput) -> InputSpec {
+pub(super) fn decode_input(row: rows::DefinedInput) -> InputSpec {
     InputSpec {
         name: row.name,
         kind: match row.kind {

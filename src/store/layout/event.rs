@@ -10,7 +10,7 @@ use super::{
     encode_trigger, rows, unreadable,
 };
 use crate::machine::{
-    ids::{Actor, Elapsed, TaskIndex, Timestamp, WorkflowId},
+    ids::{Actor, Elapsed, TaskIndex, TemplateId, Timestamp, WorkflowId},
     message::{
         AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, Reused, TaskEnd, TaskError,
         TimeLimit, Waited, WorkflowChange,
@@ -75,16 +75,34 @@ fn preview(json: &str) -> &str {
     &json[..json.floor_char_boundary(OUTPUT_PREVIEW_BYTES)]
 }
 
+fn encode_change(change: WorkflowChange) -> u32 {
+    match change {
+        WorkflowChange::Created => 1,
+        WorkflowChange::Updated => 2,
+        WorkflowChange::Deleted => 3,
+    }
+}
+
+fn decode_change(number: u32) -> Option<WorkflowChange> {
+    match number {
+        1 => Some(WorkflowChange::Created),
+        2 => Some(WorkflowChange::Updated),
+        3 => Some(WorkflowChange::Deleted),
+        _ => None,
+    }
+}
+
 fn encode_event(recorded: &Recorded) -> rows::Event {
     use rows::event::Kind;
     let (task, attempt, kind) = match &recorded.event {
         Event::WorkflowChanged { change, version, .. } => {
-            let change = match change {
-                WorkflowChange::Created => 1,
-                WorkflowChange::Updated => 2,
-                WorkflowChange::Deleted => 3,
-            };
+            let change = encode_change(*change);
             (None, 0, Kind::WorkflowChanged(rows::WorkflowChanged { change, version: *version }))
+        }
+        Event::TemplateChanged { template, change, version, .. } => {
+            let change = encode_change(*change);
+            let template = template.as_str().into();
+            (None, 0, Kind::TemplateChanged(rows::TemplateChanged { template, change, version: *version }))
         }
         Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
             let (trigger, rerun_of) = encode_trigger(*trigger);
@@ -200,13 +218,12 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
     use rows::event::Kind;
     let (task, attempt) = (row.task.checked_sub(1), row.attempt);
     Some(match row.kind? {
-        Kind::WorkflowChanged(row) => Event::WorkflowChanged {
-            change: match row.change {
-                1 => WorkflowChange::Created,
-                2 => WorkflowChange::Updated,
-                3 => WorkflowChange::Deleted,
-                _ => return None,
-            },
+        Kind::WorkflowChanged(row) => {
+            Event::WorkflowChanged { change: decode_change(row.change)?, version: row.version, record: None }
+        }
+        Kind::TemplateChanged(row) => Event::TemplateChanged {
+            template: TemplateId::parse(&row.template).ok()?,
+            change: decode_change(row.change)?,
             version: row.version,
             record: None,
         },

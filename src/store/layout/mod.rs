@@ -10,7 +10,10 @@
 //! | `t` created-at workflow | nothing: workflows by age |
 //! | `e` execution revision | an execution's events of one batch, or of several that follow each other |
 //! | `v` workflow 0 revision | a workflow's own events of one batch |
-//! | `n` revision | noxd's own events of one batch |
+//! | `m` template | the newest version's head |
+//! | `g` template 0 version | one version of a template |
+//! | `h` created-at template | nothing: templates by age |
+//! | `n` revision | noxd's own events of one batch, those of templates too |
 //! | `l` agent | a limit that was set; without an agent, of all |
 //! | `r` revision | whose events a batch has, and the clocks |
 //! | `s` execution | a snapshot |
@@ -26,6 +29,7 @@ mod definition;
 mod durations;
 mod event;
 mod execution;
+mod template;
 
 use std::sync::Arc;
 
@@ -37,8 +41,10 @@ pub use execution::{
     Dormant, Summary, decode_mark, decode_snapshot, decode_summary, encode_mark, encode_snapshot, encode_summary,
 };
 
+pub use template::{TemplateHead, decode_template, encode_template};
+
 use crate::machine::{
-    ids::{Elapsed, ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId},
+    ids::{Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
     message::{Content, Reply, Trigger, WorkflowRecord},
 };
 
@@ -63,7 +69,7 @@ fn unreadable(what: impl Into<String>, why: impl ToString) -> LayoutError {
 
 /// Keys of rows.
 pub mod key {
-    use super::{ExecutionId, Revision, TaskIndex, Timestamp, WorkflowId};
+    use super::{ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId};
 
     /// All heads of workflows.
     pub const WORKFLOWS: &[u8] = b"w";
@@ -126,6 +132,33 @@ pub mod key {
     pub fn workflow_of_age(key: &[u8]) -> Option<WorkflowId> {
         let id = std::str::from_utf8(key.get(9..)?).ok()?;
         WorkflowId::parse(id).ok()
+    }
+
+    /// All heads of templates.
+    pub const TEMPLATES: &[u8] = b"m";
+    /// All templates by age.
+    pub const TEMPLATES_BY_AGE: &[u8] = b"h";
+    /// All versions of all templates.
+    pub const TEMPLATE_VERSIONS: &[u8] = b"g";
+
+    /// The head of a template.
+    pub fn template(id: &TemplateId) -> Vec<u8> {
+        join(TEMPLATES, &[id.as_str().as_bytes()])
+    }
+
+    /// One version of a template.
+    pub fn template_version(id: &TemplateId, version: u64) -> Vec<u8> {
+        join(TEMPLATE_VERSIONS, &[id.as_str().as_bytes(), &[0], &version.to_be_bytes()])
+    }
+
+    /// A template by its age.
+    pub fn template_by_age(created_at: Timestamp, id: &TemplateId) -> Vec<u8> {
+        join(TEMPLATES_BY_AGE, &[&time_bytes(created_at), id.as_str().as_bytes()])
+    }
+
+    /// The template in a key of [`template_by_age`].
+    pub fn template_of_age(key: &[u8]) -> Option<TemplateId> {
+        TemplateId::parse(std::str::from_utf8(key.get(9..)?).ok()?).ok()
     }
 
     /// All events of an execution.
@@ -237,6 +270,7 @@ pub fn encode_workflow(record: &WorkflowRecord) -> (Vec<u8>, Vec<u8>) {
         deleted: record.deleted,
         draft,
         faults,
+        template: record.origin.as_deref().map(template::encode_origin),
     };
     (head.encode_to_vec(), definition::encode(record.content.spec()).encode_to_vec())
 }
@@ -279,6 +313,7 @@ impl WorkflowHead {
             updated_at: Timestamp(self.row.updated_at),
             created_by: crate::machine::ids::Actor::from_text(&self.row.created_by),
             deleted: self.row.deleted,
+            origin: self.row.template.as_ref().map(template::decode_origin).transpose()?.map(Arc::new),
             content,
         })
     }
@@ -403,13 +438,19 @@ pub struct RequestRow {
 impl RequestRow {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let (workflow, version, executions) = match &self.reply {
-            Reply::Workflow { workflow, version } => (workflow.as_str().into(), *version, Vec::new()),
-            Reply::Executions(ids) => (String::new(), 0, ids.iter().map(|id| id.0.to_be_bytes().to_vec()).collect()),
-            Reply::Taken => (String::new(), 0, Vec::new()),
-        };
-        let body_hash = self.body_hash.to_vec();
-        rows::RequestRow { body_hash, time: self.time.0, workflow, version, executions }.encode_to_vec()
+        let bytes = |id: &ExecutionId| id.0.to_be_bytes().to_vec();
+        let mut row = rows::RequestRow { body_hash: self.body_hash.to_vec(), time: self.time.0, ..Default::default() };
+        match &self.reply {
+            Reply::Workflow { workflow, version } => (row.workflow, row.version) = (workflow.as_str().into(), *version),
+            Reply::Started { workflow, version, execution } => {
+                (row.workflow, row.version) = (workflow.as_str().into(), *version);
+                row.executions = vec![bytes(execution)];
+            }
+            Reply::Template { template, version } => (row.template, row.version) = (template.as_str().into(), *version),
+            Reply::Executions(ids) => row.executions = ids.iter().map(bytes).collect(),
+            Reply::Taken => {}
+        }
+        row.encode_to_vec()
     }
 
     /// From bytes.
@@ -419,12 +460,19 @@ impl RequestRow {
     pub fn decode(bytes: &[u8]) -> Result<Self, LayoutError> {
         let row = rows::RequestRow::decode(bytes).map_err(|error| unreadable("a request", error))?;
         let hash = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map_err(|error| unreadable("a request", error));
-        let reply = if row.workflow.is_empty() {
-            let id = |bytes: &Vec<u8>| hash(bytes).map(|id| ExecutionId(u128::from_be_bytes(id)));
+        let id = |bytes: &Vec<u8>| hash(bytes).map(|id| ExecutionId(u128::from_be_bytes(id)));
+        let version = row.version;
+        let reply = if !row.template.is_empty() {
+            let template = TemplateId::parse(&row.template).map_err(|why| unreadable("a request", why))?;
+            Reply::Template { template, version }
+        } else if row.workflow.is_empty() {
             Reply::Executions(row.executions.iter().map(id).collect::<Result<_, _>>()?)
         } else {
             let workflow = WorkflowId::parse(&row.workflow).map_err(|why| unreadable("a request", why))?;
-            Reply::Workflow { workflow, version: row.version }
+            match row.executions.first() {
+                Some(execution) => Reply::Started { workflow, version, execution: id(execution)? },
+                None => Reply::Workflow { workflow, version },
+            }
         };
         Ok(Self { body_hash: hash(&row.body_hash)?, time: Timestamp(row.time), reply })
     }

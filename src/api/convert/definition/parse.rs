@@ -36,7 +36,7 @@ pub fn parse(workflow: v1::Workflow) -> Parsed {
     let id = WorkflowId::parse(&id).map_err(|words| parse.malformed("id", Reason::InvalidId, words)).ok();
     let failure_policy = parse.word("failure_policy", workflow.failure_policy).unwrap_or_default();
     let execution_timeout_micros = parse.span("execution_timeout", workflow.execution_timeout.as_ref());
-    let inputs = workflow.inputs.into_iter().enumerate().map(|(at, input)| parse.input(at, input)).collect();
+    let inputs = workflow.inputs.into_iter().enumerate().map(|(at, input)| parse.input("inputs", at, input)).collect();
     let tasks = workflow.tasks.into_iter().enumerate().map(|(at, task)| parse.task(at, task)).collect();
     let spec = id.map(|id| WorkflowSpec {
         id,
@@ -53,6 +53,24 @@ pub fn parse(workflow: v1::Workflow) -> Parsed {
         inputs,
     });
     Parsed { spec, malformed: parse.malformed, unsupported: parse.unsupported }
+}
+
+/// Takes the parameters of a template apart: they are declared as inputs are. The faults are of values that are none.
+pub(in crate::api::convert) fn parameters(all: Vec<v1::TemplateParameter>) -> (Vec<InputSpec>, Vec<Violation>) {
+    let mut parse = Parse::default();
+    let one = |(at, one): (usize, v1::TemplateParameter)| {
+        let input = v1::WorkflowInput {
+            name: one.name,
+            parameter_type: one.parameter_type,
+            required: one.required,
+            default_value: one.default_value,
+            description: one.description,
+            validation_regex: one.validation_regex,
+        };
+        parse.input("parameters", at, input)
+    };
+    let parameters = all.into_iter().enumerate().map(one).collect();
+    (parameters, parse.malformed)
 }
 
 fn sorted(map: HashMap<String, String>) -> BTreeMap<String, String> {
@@ -90,8 +108,8 @@ impl Parse {
         })
     }
 
-    fn input(&mut self, at: usize, input: v1::WorkflowInput) -> InputSpec {
-        let field = |name: &str| format!("inputs[{at}].{name}");
+    fn input(&mut self, list: &str, at: usize, input: v1::WorkflowInput) -> InputSpec {
+        let field = |name: &str| format!("{list}[{at}].{name}");
         let kind = self.word(&field("parameter_type"), input.parameter_type).unwrap_or_default();
         let default_value = input.default_value.and_then(|value| match json_of(value) {
             Ok(json) => Some(json.to_string()),

@@ -1,7 +1,7 @@
 //! A definition as clients see it: what can be given back as it is.
 
 use super::{
-    super::{duration, execution::kind_of, timestamp},
+    super::{duration, execution::kind_of, template, timestamp},
     words::Word,
 };
 use crate::{
@@ -27,6 +27,7 @@ pub fn render(record: &WorkflowRecord) -> v1::Workflow {
         version: record.version,
         etag: record.etag(),
         violations,
+        template: record.origin.as_deref().map(template::origin),
         ..render_spec(record.content.spec())
     }
 }
@@ -37,7 +38,7 @@ pub fn render_spec(spec: &WorkflowSpec) -> v1::Workflow {
         id: spec.id.as_str().into(),
         name: spec.name.clone(),
         description: spec.description.clone(),
-        tasks: spec.tasks.iter().map(task).collect(),
+        tasks: tasks(spec),
         metadata: spec.metadata.clone().into_iter().collect(),
         labels: spec.labels.clone().into_iter().collect(),
         concurrency_limits: spec.concurrency_limits.clone().into_iter().collect(),
@@ -48,6 +49,11 @@ pub fn render_spec(spec: &WorkflowSpec) -> v1::Workflow {
         inputs: spec.inputs.iter().map(input).collect(),
         ..v1::Workflow::default()
     }
+}
+
+/// The tasks of a definition as clients write them.
+pub fn tasks(spec: &WorkflowSpec) -> Vec<v1::Task> {
+    spec.tasks.iter().map(task).collect()
 }
 
 /// A fault as clients see it.
@@ -70,7 +76,7 @@ pub fn status(status: ExecutionStatus) -> v1::WorkflowStatus {
     }
 }
 
-fn input(input: &InputSpec) -> v1::WorkflowInput {
+pub(in crate::api::convert) fn input(input: &InputSpec) -> v1::WorkflowInput {
     let value = |json: &String| {
         // The text was made from a value of the API, and is one again.
         let json = serde_json::from_str(json).unwrap_or(serde_json::Value::Null);
