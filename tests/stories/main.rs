@@ -17,4 +17,5 @@ mod reruns;
 mod retries;
 mod steering;
 mod support;
+mod templates;
 mod workflows;
