@@ -209,7 +209,8 @@ fn answered<T>(reading: Reading<T>) -> Result<T, Status> {
 pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::server::Error> {
     use v1::{
         agent_service_server::AgentServiceServer, execution_service_server::ExecutionServiceServer,
-        system_service_server::SystemServiceServer, template_service_server::TemplateServiceServer, workflow_service_server::WorkflowServiceServer,
+        system_service_server::SystemServiceServer, template_service_server::TemplateServiceServer,
+        workflow_service_server::WorkflowServiceServer,
     };
     let workflows = WorkflowServiceServer::new(Workflows::new(api.clone()))
         .max_decoding_message_size(MAX_DEFINITION_BYTES)

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -26,15 +27,26 @@ use crate::{
     store::layout::key,
 };
 
+/// Templates that are checked or filled in at a time: each may be of many megabytes for a moment.
+const AT_ONCE: usize = 4;
+
 /// The service.
 pub struct Templates {
     api: Api,
+    turns: Arc<Semaphore>,
 }
 
 impl Templates {
     /// The service over an engine.
     pub fn new(api: Api) -> Self {
-        Self { api }
+        Self { api, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// Works away from the threads that serve.
+    async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+        let _turn = self.turns.acquire().await.ok();
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|_| status::status(Reason::Draining, "noxd is shutting down"))
     }
 
     async fn stored(&self, id: &TemplateId) -> Result<Arc<TemplateRecord>, Status> {
@@ -70,7 +82,7 @@ impl Templates {
         Ok(template::render(&*self.stored(&template).await?))
     }
 
-    /// Makes an instance away from the threads that serve.
+    /// Makes an instance.
     async fn instance(
         &self,
         request: &v1::InstantiateTemplateRequest,
@@ -80,7 +92,7 @@ impl Templates {
         let record = self.stored(&id).await?;
         let (version, spec) = self.version(&record, request.version).await?;
         let given = values_of("parameters", request.parameters.as_ref()).map_err(|fault| invalid(&[fault]))?;
-        let made = blocking(move || spec.instantiate(workflow, &given)).await?;
+        let made = self.apart(move || spec.instantiate(workflow, &given)).await?;
         let (definition, parameters) = made.map_err(|faults| invalid(&faults))?;
         Ok((definition, TemplateOrigin { template: id, version, parameters }))
     }
@@ -114,11 +126,6 @@ impl Templates {
         };
         Ok(v1::InstantiateTemplateResponse { tasks, workflow: Some(workflow), execution })
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| status::status(Reason::Draining, "noxd is shutting down"))
 }
 
 fn template_id(text: &str) -> Result<TemplateId, Status> {
@@ -165,7 +172,7 @@ impl TemplateService for Templates {
         let request = request.into_inner();
         let id = request_id(&by, "CreateTemplate", &request.request_id, &request)?;
         let given = request.template.ok_or_else(|| missing("template"))?;
-        let spec = Arc::new(blocking(move || template::parse(given)).await?.map_err(|faults| invalid(&faults))?);
+        let spec = Arc::new(self.apart(move || template::parse(given)).await?.map_err(|faults| invalid(&faults))?);
         let template = if request.validate_only {
             let (created_at, updated_at) = (self.api.now(), self.api.now());
             let (version, deleted) = (1, false);
@@ -221,7 +228,7 @@ impl TemplateService for Templates {
             template::masked(template::render(&stored), given, &paths)
                 .map_err(|words| status::status(Reason::InvalidUpdateMask, words))?
         };
-        let spec = Arc::new(blocking(move || template::parse(given)).await?.map_err(|faults| invalid(&faults))?);
+        let spec = Arc::new(self.apart(move || template::parse(given)).await?.map_err(|faults| invalid(&faults))?);
         let command = Command::UpdateTemplate { spec, etag: etag.filter(|etag| !etag.is_empty()) };
         let template = self.store(command, by, id).await?;
         Ok(Response::new(v1::UpdateTemplateResponse { template: Some(template) }))

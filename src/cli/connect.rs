@@ -17,8 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::status::CliError;
 use crate::proto::v1::{
     agent_service_client::AgentServiceClient, execution_service_client::ExecutionServiceClient,
-    template_service_client::TemplateServiceClient,
-    workflow_service_client::WorkflowServiceClient,
+    template_service_client::TemplateServiceClient, workflow_service_client::WorkflowServiceClient,
 };
 
 /// Where a daemon may listen.

@@ -34,11 +34,9 @@ pub enum TemplateCommand {
     /// Show a template, its parameters and its tasks; `-o yaml` gives a file again.
     Show(ShowArgs),
     /// Fill in the parameters: show the tasks, store a workflow of them, or run it at once.
-    #[command(
-        after_help = "Examples:\n  noxctl template instantiate code-review --parameter repository=/srv/app\n  \
-                      noxctl template instantiate release --parameter version=1.2 --create --workflow-id release-1.2\n  \
-                      noxctl template instantiate nightly-audit --parameters-file audit.yaml --execute --watch"
-    )]
+    #[command(after_help = "Examples:\n  noxctl template instantiate code-review --parameter repository=/srv/app\n  \
+                      noxctl template instantiate release --parameters-file release.yaml --create --workflow-id release-1.2.3\n  \
+                      noxctl template instantiate nightly-audit -p repository=/srv/app -p days=7 --execute --watch")]
     Instantiate(InstantiateArgs),
     /// Delete a template with all its versions; workflows that were made of it stay.
     Delete(DeleteArgs),

@@ -21,7 +21,9 @@ use crate::{
     },
     store::{
         Reader, StoreError,
-        layout::{self, BatchRow, Dormant, LayoutError, Limit, RequestRow, Subject, Summary, TemplateHead, WorkflowHead, key},
+        layout::{
+            self, BatchRow, Dormant, LayoutError, Limit, RequestRow, Subject, Summary, TemplateHead, WorkflowHead, key,
+        },
     },
 };
 

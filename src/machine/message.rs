@@ -10,8 +10,8 @@ mod rejection;
 
 pub use self::{
     command::{
-        AttemptEnd, AttemptOutcome, Command, Content, Inputs, Operation, Output, ProcessIdentity, Start,
-        Trigger, WorkflowRecord,
+        AttemptEnd, AttemptOutcome, Command, Content, Inputs, Operation, Output, ProcessIdentity, Start, Trigger,
+        WorkflowRecord,
     },
     effect::{Effect, Filling, StopCause, TaskRead},
     error_kind::ErrorKind,

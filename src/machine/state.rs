@@ -204,7 +204,9 @@ impl State {
                 workflow(&content.spec().id);
             }
             Command::InstantiateTemplate { definition, .. } => workflow(&definition.spec().id),
-            Command::CreateTemplate { spec } | Command::UpdateTemplate { spec, .. } => needs.templates.push(spec.id.clone()),
+            Command::CreateTemplate { spec } | Command::UpdateTemplate { spec, .. } => {
+                needs.templates.push(spec.id.clone())
+            }
             Command::DeleteTemplate { template, .. } => needs.templates.push(template.clone()),
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
             Command::Control { workflow: id, execution, .. } => {

@@ -326,8 +326,13 @@ fn holds(first: &str, second: &str) {
     let task = rendered(definition.spec());
     let command = task.command.expect("a command");
     let id = "00000000-0000-0000-0000-000000000007";
-    let expected =
-        ["echo".into(), first.to_string(), format!("{first}{second}"), format!("x{second}{{ y"), format!("{first}{id}")];
+    let expected = [
+        "echo".into(),
+        first.to_string(),
+        format!("{first}{second}"),
+        format!("x{second}{{ y"),
+        format!("{first}{id}"),
+    ];
     assert_eq!(command.argv, expected, "{:?}", definition.spec().tasks[0]);
     assert_eq!(command.env, BTreeMap::from([("V".to_string(), second.to_string())]));
     assert_eq!(command.stdin, format!("{second}\n{first}"));
@@ -386,4 +391,61 @@ proptest! {
         }
         let _ = text::fill(&text, text::Kind::Plain, &[("a".to_string(), Json::text("{{b}}"))].into());
     }
+}
+
+#[test]
+fn an_instance_and_its_execution_are_one_step_or_none() {
+    // S-TPL-4
+    use crate::machine::{
+        ids::ExecutionId,
+        message::{Command, Inputs, Start},
+        step::{Machine, Step},
+    };
+    let spec = ways();
+    let workflow = WorkflowId::parse("made").expect("an id");
+    let (definition, parameters) = spec.instantiate(workflow, &two("a", "b")).expect("made");
+    let origin = Arc::new(TemplateOrigin { template: spec.id, version: 3, parameters });
+    let command = |inputs: Value| {
+        let Value::Object(inputs) = inputs else { panic!("by name") };
+        let start = Start { execution: ExecutionId(1), labels: BTreeMap::new(), inputs: Inputs(Arc::new(inputs)) };
+        let (definition, origin) = (Arc::clone(&definition), Arc::clone(&origin));
+        Command::InstantiateTemplate { definition, origin, start: Some(start) }
+    };
+    let mut machine = Machine::new(State::new(1));
+    let (actor, tick, mut step) = (Actor::from_text("uid:1"), Tick::default(), Step::default());
+    let refused = machine.apply(command(json!({"no": "input of that name"})), &actor, tick, &mut step);
+    assert!(matches!(refused, Err(Rejection::InvalidInputs { .. })), "{refused:?}");
+    assert!(step.events.is_empty() && !machine.state().holds_workflow(&definition.spec().id), "neither");
+    let reply = machine.apply(command(json!({})), &actor, tick, &mut step).expect("taken");
+    assert!(matches!(reply, Reply::Started { version: 1, execution: ExecutionId(1), .. }), "{reply:?}");
+    let [stored, started, ..] = step.events.as_slice() else { panic!("both: {:?}", step.events) };
+    let Event::WorkflowChanged { record: Some(record), .. } = &stored.event else { panic!("{stored:?}") };
+    assert_eq!(record.origin.as_ref(), Some(&origin));
+    assert!(matches!(started.event, Event::ExecutionStarted { version: 1, .. }), "{started:?}");
+    assert!(machine.apply(command(json!({})), &actor, tick, &mut step).is_err(), "the id is taken");
+}
+
+#[test]
+fn versions_are_bounded() {
+    // S-TPL-1
+    use crate::machine::{
+        message::Command,
+        step::{Machine, Step},
+    };
+    let spec = Arc::new(ways());
+    let record = TemplateRecord {
+        version: MAX_VERSIONS,
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        created_by: Actor::Noxd,
+        deleted: false,
+        spec: Arc::clone(&spec),
+    };
+    let mut machine = Machine::new(State::new(1));
+    machine.state_mut().load_template(record);
+    let update = Command::UpdateTemplate { spec: Arc::clone(&spec), etag: None };
+    let refused = machine.apply(update, &Actor::Noxd, Tick::default(), &mut Step::default());
+    assert_eq!(refused, Err(Rejection::TooManyVersions(spec.id.clone())));
+    let delete = Command::DeleteTemplate { template: spec.id.clone(), etag: None };
+    assert!(machine.apply(delete, &Actor::Noxd, Tick::default(), &mut Step::default()).is_ok());
 }

@@ -37,8 +37,7 @@ use crate::{
 const FEWEST: usize = 40;
 
 /// The sections of semantics.md of which every clause has a case or a test that cites it.
-const SECTIONS: [&str; 8] =
-    ["S-DEF-", "S-DEP-", "S-COND-", "S-DATA-", "S-STATE-", "S-RETRY-", "S-PAR-", "S-TPL-"];
+const SECTIONS: [&str; 8] = ["S-DEF-", "S-DEP-", "S-COND-", "S-DATA-", "S-STATE-", "S-RETRY-", "S-PAR-", "S-TPL-"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

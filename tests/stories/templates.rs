@@ -279,11 +279,8 @@ fn greeting_tasks_as_stored() -> Vec<v1::Task> {
 async fn a_repeated_request_makes_one_workflow_though_the_template_is_gone() {
     // S-SAFE-3, S-TPL-4
     let mut noxd = Noxd::start().await;
-    let create = v1::CreateTemplateRequest {
-        template: Some(greeting()),
-        request_id: "store".into(),
-        ..Default::default()
-    };
+    let create =
+        v1::CreateTemplateRequest { template: Some(greeting()), request_id: "store".into(), ..Default::default() };
     for _ in 0..2 {
         let again = noxd.templates().await.create_template(create.clone()).await.expect("stored").into_inner();
         assert_eq!(again.template.expect("a template").version, 1);
@@ -355,8 +352,7 @@ async fn lists_page_and_say_what_is_needed_and_the_server_says_that_it_can() {
     let noxd = Noxd::start().await;
     for at in 0..5 {
         let description = if at == 3 { "Audits everything" } else { "Says hello" };
-        let template =
-            v1::TaskTemplate { id: format!("t{at}"), description: description.into(), ..greeting() };
+        let template = v1::TaskTemplate { id: format!("t{at}"), description: description.into(), ..greeting() };
         noxd.store_template(template).await.expect("stored");
     }
     let mut request = v1::ListTemplatesRequest { page_size: 2, ..Default::default() };
@@ -434,7 +430,7 @@ async fn a_person_stores_lists_shows_tries_and_deletes_a_template() {
     assert!(told.contains("template hello, version 2") && told.contains(r#"{"times":3,"who":"ann"}"#), "{told}");
     let told = noxctl(&noxd, &[&arguments[..], &["--execute", "--watch"]].concat());
     assert_eq!(told.status.code(), Some(0), "{}", all_text(&told));
-    assert!(all_text(&told).contains("hello ann 3") || all_text(&told).contains("COMPLETED"), "{}", all_text(&told));
+    assert!(all_text(&told).contains("COMPLETED"), "{}", all_text(&told));
     let told = noxctl(&noxd, &["template", "delete", "hello"]);
     assert_eq!(told.status.code(), Some(2), "it asks, and nobody is there");
     let told = noxctl(&noxd, &["template", "delete", "hello", "--yes"]);

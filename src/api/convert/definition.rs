@@ -9,11 +9,11 @@ mod words;
 
 use std::collections::HashSet;
 
+pub(super) use self::{parse::parameters, render::input};
 pub use self::{
     parse::parse,
     render::{render, render_spec, status, tasks, violation},
 };
-pub(super) use self::{parse::parameters, render::input};
 use crate::machine::{
     input,
     message::Content,

@@ -75,11 +75,7 @@ pub fn render_version(record: &TemplateRecord, version: u64, spec: &TemplateSpec
 }
 
 /// The stored template with some fields of the given one; `Err` has a path that names no field of a client's.
-pub fn masked(
-    stored: v1::TaskTemplate,
-    given: v1::TaskTemplate,
-    paths: &[String],
-) -> Result<v1::TaskTemplate, String> {
+pub fn masked(stored: v1::TaskTemplate, given: v1::TaskTemplate, paths: &[String]) -> Result<v1::TaskTemplate, String> {
     let mut masked = stored;
     for path in paths {
         match path.as_str() {

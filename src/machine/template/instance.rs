@@ -198,7 +198,8 @@ impl Filling<'_> {
             }
             value(self, &|| field.clone(), &mut content);
             if map.contains_key(&key) {
-                let words = format!("with these values two keys become `{}`; each must stay one of its own", brief(&key));
+                let words =
+                    format!("with these values two keys become `{}`; each must stay one of its own", brief(&key));
                 self.outcome.faults.push(fault(&field, Reason::InvalidValue, words));
             }
             map.insert(key, content);
@@ -208,7 +209,8 @@ impl Filling<'_> {
     fn text(&mut self, at: At<'_>, kind: Kind, text: &mut String) {
         match text::fill(text, kind, self.values) {
             Err(words) => {
-                let reason = if kind == Kind::Expression { Reason::ConditionInvalid } else { Reason::PlaceholderInvalid };
+                let reason =
+                    if kind == Kind::Expression { Reason::ConditionInvalid } else { Reason::PlaceholderInvalid };
                 self.outcome.faults.push(fault(&at(), reason, words));
             }
             Ok(filled) => {

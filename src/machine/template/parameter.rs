@@ -42,7 +42,8 @@ pub fn resolve(
                     values.insert(parameter.name.clone(), value);
                 }
                 None if parameter.required || used.contains(&parameter.name) => {
-                    let words = format!("the template needs {} here{}", kind_words(parameter.kind), described(parameter));
+                    let words =
+                        format!("the template needs {} here{}", kind_words(parameter.kind), described(parameter));
                     faults.push(fault(&field, Reason::MissingTemplateParameter, words));
                 }
                 None => {}

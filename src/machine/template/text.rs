@@ -31,9 +31,8 @@ pub struct Filled {
 }
 
 /// Words that stand for themselves in expressions, so that no parameter can have such a name.
-pub const WORDS: [&str; 15] = [
-    "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "loop", "self",
-];
+pub const WORDS: [&str; 15] =
+    ["and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "loop", "self"];
 
 /// Fills in one text.
 ///
