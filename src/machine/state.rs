@@ -205,7 +205,7 @@ impl State {
             }
             Command::InstantiateTemplate { definition, .. } => workflow(&definition.spec().id),
             Command::CreateTemplate { spec } | Command::UpdateTemplate { spec, .. } => {
-                needs.templates.push(spec.id.clone())
+                needs.templates.push(spec.id.clone());
             }
             Command::DeleteTemplate { template, .. } => needs.templates.push(template.clone()),
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
