@@ -380,4 +380,8 @@ fn faults_of_all_fields_come_together_and_not_without_end() {
 fn a_piece_of_input_does_nothing_to_a_terminal() {
     let faults = faults(&cron("\u{1b}[31m\u{202e} 0 * * *"));
     assert_eq!(faults, ["cron.expression, column 1: `\\u{1b}[31m\\u{202e}`: is no minute; write 0 to 59"]);
+    // Escaped, it is as short as any other.
+    let faults = Calendar::new(&cron(&format!("TZ={} 0 * * * *", "\0".repeat(500)))).expect_err("it has a zone");
+    assert_eq!(faults[0].token, format!("TZ={}…", "\\u{0}".repeat(7)));
+    assert!(faults[0].to_string().len() < 250, "{}", faults[0]);
 }

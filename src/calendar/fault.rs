@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Most faults that are told of one schedule; nobody reads more.
 pub(super) const MAX_FAULTS: usize = 20;
-/// Longest piece of input that a fault repeats, in characters.
+/// Longest piece of input that a fault repeats, in characters, as it is shown.
 const MAX_TOKEN_CHARS: usize = 40;
 
 /// One fault of a schedule.
@@ -14,7 +14,7 @@ pub struct Fault {
     pub field: &'static str,
     /// Where in the field's text the piece begins, in characters from 1; none where the whole field is meant.
     pub column: Option<usize>,
-    /// The piece that is wrong: at most some 40 characters of it, control characters escaped. Empty: something is missing.
+    /// The piece that is wrong: 40 characters at most, control characters escaped. Empty: something is missing.
     pub token: String,
     /// What is wrong with it.
     pub problem: String,
@@ -55,15 +55,21 @@ impl fmt::Display for Fault {
 
 /// A piece of input as it can stand in a message: short, on one line, and doing nothing to a terminal.
 pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(MAX_TOKEN_CHARS).flat_map(plain).collect();
-    if text.chars().nth(MAX_TOKEN_CHARS).is_some() {
-        shown.push('…');
+    let mut shown = String::new();
+    let mut room = MAX_TOKEN_CHARS;
+    for c in text.chars() {
+        // Letters, digits and signs as they are; what moves a cursor or turns the direction of writing, escaped.
+        let piece = if c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric() {
+            c.to_string()
+        } else {
+            c.escape_unicode().to_string()
+        };
+        let Some(rest) = room.checked_sub(piece.chars().count()) else {
+            shown.push('…');
+            break;
+        };
+        shown.push_str(&piece);
+        room = rest;
     }
     shown
-}
-
-/// Letters, digits and signs as they are; what moves a cursor or turns the direction of writing, escaped.
-fn plain(c: char) -> Box<dyn Iterator<Item = char>> {
-    let harmless = c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
-    if harmless { Box::new(std::iter::once(c)) } else { Box::new(c.escape_unicode()) }
 }

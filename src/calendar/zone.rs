@@ -213,15 +213,17 @@ fn fixed_offset(name: &str) -> Option<Option<i32>> {
 fn nearest(name: &str) -> Option<&'static str> {
     let meant: Vec<char> = name.to_lowercase().replace(' ', "_").chars().collect();
     let most = (meant.len() / 4).max(1);
-    let known = TZ_VARIANTS.iter().map(|zone| zone.name());
-    let ranked = known.map(|known| {
-        let lower = known.to_lowercase();
-        let city = lower.rsplit('/').next().unwrap_or_default();
-        let to_city = distance(&meant, city);
+    let ranked = TZ_VARIANTS.iter().filter_map(|zone| {
+        let known = zone.name().to_lowercase();
+        let city = known.rsplit('/').next().unwrap_or_default();
+        // Names are ASCII. Lengths that are too far apart need no look at the letters.
+        let near = |to: &str| (to.len().abs_diff(meant.len()) <= most).then(|| distance(&meant, to));
+        let [whole, city] = [near(&known), near(city)];
+        let least = whole.into_iter().chain(city).min().filter(|least| *least <= most)?;
         // The whole name is the better hint where both are as near.
-        (distance(&meant, &lower).min(to_city) * 2 + usize::from(to_city == 0), known)
+        Some((least, city == Some(least), zone.name()))
     });
-    ranked.filter(|(rank, _)| rank / 2 <= most).min().map(|(_, known)| known)
+    ranked.min().map(|(.., name)| name)
 }
 
 /// How many letters have to be put in, taken out or changed (Levenshtein).

@@ -6,6 +6,7 @@
 //! by minute, and second by second within a day of each change: with `--release`, some minutes.
 //! `NOXD_CALENDAR_SEED=N` makes the expressions that come by chance other ones.
 
+mod any_input;
 mod chance;
 mod croner;
 mod expressions;
