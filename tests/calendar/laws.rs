@@ -65,6 +65,30 @@ fn what_goes_with_the_clock_follows_it_through_both_passes() {
 }
 
 #[test]
+fn the_page_on_schedules_tells_what_happens() {
+    // S-SCHED-3, docs/schedules.md
+    let pair = calendar("0 2,3 * * *", "Europe/Berlin", None, None);
+    assert_eq!(
+        next_of(&pair, "2026-03-28 12:00:00", 2),
+        ["2026-03-29T03:00:00+02:00 after the gap", "2026-03-30T02:00:00+02:00"]
+    );
+    assert_eq!(
+        next_of(&pair, "2026-10-24 12:00:00", 2),
+        ["2026-10-25T02:00:00+02:00 first pass", "2026-10-25T03:00:00+01:00"]
+    );
+    let all_day = calendar("*/30 * * * *", "Europe/Berlin", None, None);
+    assert_eq!(next_of(&all_day, "2026-03-29 00:00:00", 2), ["2026-03-29T01:30:00+01:00", "2026-03-29T03:00:00+02:00"]);
+    let faults = Calendar::new(&Spec {
+        timezone: "Europe/Berln".into(),
+        ..Spec::new(Kind::Cron { expression: "60 22-2 * * *".into() }, Timestamp(0))
+    });
+    let page = include_str!("../../docs/schedules.md");
+    for fault in faults.expect_err("it has three faults") {
+        assert!(page.contains(&format!("\n{fault}\n")), "not on the page: {fault}");
+    }
+}
+
+#[test]
 fn policies_say_otherwise() {
     // S-SCHED-3
     let berlin = |expression, gap, fold| calendar(expression, "Europe/Berlin", gap, fold);
