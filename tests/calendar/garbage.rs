@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::{any_input::holds, chance::Chance};
 
 /// How many inputs are made of each of the corpus.
-const EACH: usize = 60;
+const EACH: usize = 20;
 
 #[test]
 fn no_input_makes_a_schedule_panic_or_break_its_laws() {
