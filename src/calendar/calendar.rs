@@ -123,20 +123,20 @@ impl Calendar {
         let mut from = self.resume(pass, after);
         loop {
             let meant = cron.at_or_after(from)?;
+            // Whatever the tables of zones say, this goes forward, and so it ends.
+            let past = |end: LocalTime| end.max(LocalTime(meant.0 + 1));
             match self.zone.occurrence(meant) {
                 Occurrence::Once(at) => return Some(self.firing(at, meant, Note::Plain)),
                 Occurrence::Twice(fold) => match pass {
                     Pass::Second => return Some(self.firing(fold.second, meant, Note::SecondPass)),
                     Pass::First if fold.first > after => return Some(self.firing(fold.first, meant, Note::FirstPass)),
                     // `after` is in the second pass, and the first is over.
-                    Pass::First => from = fold.end,
+                    Pass::First => from = past(fold.end),
                 },
-                Occurrence::Never(jump) => {
-                    if gap == GapPolicy::RunAfter && jump.after > after {
-                        return Some(self.firing(jump.after, meant, Note::AfterGap));
-                    }
-                    from = jump.end;
-                }
+                Occurrence::Never(jump) => match gap {
+                    GapPolicy::RunAfter => return Some(self.firing(jump.after, meant, Note::AfterGap)),
+                    GapPolicy::Skip => from = past(jump.end),
+                },
             }
         }
     }
