@@ -3,8 +3,8 @@
 //! The text of expressions is read in `parse`, the names of zones in `zone`.
 
 use super::{
-    calendar::{Calendar, EARLIEST, END, Timing},
     fault::{Fault, MAX_FAULTS},
+    next::{Calendar, EARLIEST, END, Timing},
     parse,
     spec::{Kind, LONGEST_SPAN_MICROS, SECOND_MICROS, Spec},
     zone::Zone,

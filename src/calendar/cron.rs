@@ -1,5 +1,5 @@
 //! A cron expression that was understood: which times of a clock it matches. No zones here, and no text: `parse` makes
-//! it, `calendar` asks it.
+//! it, `next` asks it.
 //!
 //! Sets of numbers are bits, so that the next match is found by counting zeros, and a search through all years ends
 //! after 131 · 12 months.

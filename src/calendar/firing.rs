@@ -1,4 +1,4 @@
-//! A firing, and the words in which clocks and people speak of it. Values only; `calendar` makes them.
+//! A firing, and the words in which clocks and people speak of it. Values only; `next` makes them.
 
 use std::fmt;
 
@@ -71,6 +71,6 @@ impl fmt::Display for UtcOffset {
         let sign = if self.0 < 0 { '-' } else { '+' };
         let seconds = self.0.unsigned_abs();
         write!(f, "{sign}{:02}:{:02}", seconds / 3_600, seconds / 60 % 60)?;
-        if seconds % 60 == 0 { Ok(()) } else { write!(f, ":{:02}", seconds % 60) }
+        if seconds.is_multiple_of(60) { Ok(()) } else { write!(f, ":{:02}", seconds % 60) }
     }
 }

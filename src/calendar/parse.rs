@@ -3,11 +3,11 @@
 //! One field by itself is read in `field`.
 
 use super::{
-    calendar::EARLIEST,
     cron::{Class, Cron, Days, Values},
     fault::Fault,
     field::{self, Unit, Word},
     firing::LocalTime,
+    next::EARLIEST,
     spec::MAX_EXPRESSION_BYTES,
 };
 

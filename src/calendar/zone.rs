@@ -1,7 +1,7 @@
 //! Time zones: what clocks show at a moment, and at which moments they show a given time.
 //!
 //! The data is the IANA database as `chrono-tz` compiles it in, up to the year 2100. What a schedule does in gaps and
-//! folds is decided in `calendar`.
+//! folds is decided in `next`.
 
 use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeZone};
 use chrono_tz::{GapInfo, OffsetName, TZ_VARIANTS, Tz, TzOffset};
@@ -18,7 +18,7 @@ pub fn tzdb_version() -> &'static str {
     chrono_tz::IANA_TZDB_VERSION
 }
 
-/// A time zone. Moments and local times are within the years that `calendar` asks for.
+/// A time zone. Moments and local times are within the years that `next` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Zone(Tz);
 
@@ -120,7 +120,7 @@ impl Zone {
     }
 }
 
-/// Out of the years that chrono knows, 1970: `calendar` asks for none such.
+/// Out of the years that chrono knows, 1970: `next` asks for none such.
 fn naive(micros: i64) -> NaiveDateTime {
     DateTime::from_timestamp_micros(micros).unwrap_or_default().naive_utc()
 }

@@ -51,7 +51,7 @@ pub fn holds(data: &[u8]) -> bool {
                     && !words.chars().any(char::is_control),
                 "{words}"
             );
-            assert!(fault.column.is_none_or(|column| column >= 1 && column <= MAX_EXPRESSION_BYTES + 1), "{words}");
+            assert!(fault.column.is_none_or(|column| (1..=MAX_EXPRESSION_BYTES + 1).contains(&column)), "{words}");
         }
     }
     let Ok(calendar) = Calendar::new(&spec) else { return false };

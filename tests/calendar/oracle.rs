@@ -65,7 +65,7 @@ impl Expected {
         let of_day = local.rem_euclid(86_400) as usize;
         let minute = self.minute[of_day / 60 % 60]
             && self.hour[of_day / 3_600]
-            && (of_day % 60 == 0 || step == 1)
+            && (of_day.is_multiple_of(60) || step == 1)
             && self.means_date(local);
         let seconds = if minute { 0..step } else { 0..0 };
         seconds.filter(move |second| self.second[of_day % 60 + *second as usize])

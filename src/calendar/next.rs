@@ -109,7 +109,7 @@ impl Calendar {
         let most = u128::from(self.jitter_micros.min(room));
         let chance = u128::from(mix(seed ^ mix(firing.at.0.cast_unsigned())));
         // The upper half of the product: below `most`, which is less than 2^63.
-        let share = i64::try_from(most * chance >> 64).unwrap_or_default();
+        let share = i64::try_from((most * chance) >> 64).unwrap_or_default();
         Timestamp(firing.at.0.saturating_add(share))
     }
 
