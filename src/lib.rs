@@ -9,6 +9,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`machine`] | the pure core: definitions, states, decisions; no clock, no IO |
+//! | [`calendar`] | when schedules fire, as pure |
 //! | [`store`] | rows that survive: journal, overlay, sled |
 //! | [`engine`] | the writer, recovery, reads, watches |
 //! | [`executor`] | processes, their logs and their end |
@@ -38,6 +39,7 @@
 
 #[cfg(feature = "daemon")]
 pub mod api;
+pub mod calendar;
 #[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]

@@ -22,6 +22,9 @@ fn who_may_import_whom() {
     bites("src/engine/writer.rs", "use crate::{machine::ids,\n    executor::Executor};", &[":3: who may import whom"]);
     bites("src/engine/writer.rs", "fn f() { crate::executor::start(); }", &[":2: who may import whom"]);
     bites("src/engine/writer.rs", "use super::super::executor;", &[":2: who may import whom"]);
+    bites("src/machine/schedule.rs", "use crate::calendar::Calendar;", &[]);
+    bites("src/calendar/cron.rs", "use crate::machine::ids::Timestamp;", &[]);
+    bites("src/calendar/cron.rs", "use crate::machine::state::State;", &[":2: who may import whom"]);
     bites("src/store/journal.rs", "use crate::machine::ids::Revision;", &[":2: who may import whom"]);
     bites("src/store/layout/event.rs", "use crate::machine::ids::Revision;", &[]);
     bites("src/cli/text.rs", "use crate::machine::ids::Revision;", &[":2: who may import whom"]);
@@ -53,6 +56,7 @@ fn the_machine_is_pure() {
     }
     bites("src/machine/task.rs", "use tokio::sync::mpsc;", &[":2: the machine is pure", ":2: one home"]);
     bites("src/machine/task_tests.rs", "use std::time::Instant;", &[]);
+    bites("src/calendar/zone.rs", "use chrono::Utc;", &[":2: the machine is pure"]);
 }
 
 #[test]
@@ -61,6 +65,7 @@ fn what_has_one_home_stays_there() {
     bites("src/store/disk.rs", "use std::fs::File;", &[]);
     bites("src/store/rows.rs", "type D = sled::Db;", &[":2: one home"]);
     bites("src/engine/writer.rs", "use tonic::Status;", &[":2: one home"]);
+    bites("src/machine/schedule.rs", "use chrono_tz::Tz;", &[":2: one home"]);
     bites("src/store/mod.rs", "use tokio::sync::mpsc;", &[":2: one home"]);
     bites("src/daemon.rs", "use crate::store::simulated::SimulatedDisk;", &[":2: one home"]);
 }

@@ -38,7 +38,12 @@ fn finding(
 /// Who may import whom: files below a prefix, what they may name of the crate besides their own module, and why no more.
 /// The longest prefix counts.
 const LAYERS: &[(&str, &[&str], &str)] = &[
-    ("src/machine/", &[], "the pure core stands alone"),
+    ("src/machine/", &["calendar"], "the pure core stands alone"),
+    (
+        "src/calendar/",
+        &["machine::ids"],
+        "when a schedule fires follows from the schedule and the time asked from, nothing else",
+    ),
     ("src/store/", &[], "the store keeps opaque rows: a distributed engine can stand behind it without a change above"),
     ("src/store/layout/", &["machine"], "what machine types look like on disk is all that the layout knows"),
     ("src/engine/", &["machine", "store"], "the engine orders effects over a channel; it never sees who takes them"),
@@ -105,7 +110,10 @@ fn imports(source: &Source) -> Vec<Finding> {
     found
 }
 
-/// What the machine may never name, wherever it comes from.
+/// The rooms that are pure: the same commands give the same events everywhere.
+const PURE: &[&str] = &["src/machine/", "src/calendar/"];
+
+/// What they may never name, wherever it comes from.
 const IMPURE: &[(&str, &str)] = &[
     ("tokio", "it does not wait: it is called"),
     ("async", "it does not wait: it is called"),
@@ -125,26 +133,27 @@ const IMPURE: &[(&str, &str)] = &[
     ("static_mut", "all state is in State"),
 ];
 
-/// Modules of std that the machine may never name.
+/// Modules of std that they may never name.
 const IMPURE_STD: &[&str] = &["std::fs", "std::net", "std::env", "std::thread", "std::process", "std::io", "std::os"];
 
 fn machine_is_pure(source: &Source) -> Vec<Finding> {
-    if !source.path.starts_with("src/machine/") || source.is_test() {
+    let Some(room) = PURE.iter().find(|room| source.path.starts_with(**room) && !source.is_test()) else {
         return Vec::new();
-    }
+    };
+    let room = room.trim_end_matches('/');
     const RULE: &str = "the machine is pure";
     const WHY: &str = "the same commands give the same events everywhere, so that recovery is live running again";
     let mut found = Vec::new();
     for (line, text) in lines(&source.product) {
         for (word, instead) in IMPURE.iter().filter(|(word, _)| has_word(text, word)) {
-            found.push(finding(source, line, RULE, format!("`{word}` in src/machine: {WHY}"), *instead));
+            found.push(finding(source, line, RULE, format!("`{word}` in {room}: {WHY}"), *instead));
         }
     }
     for named in source.named() {
         let path = named.path.join("::");
         if IMPURE_STD.iter().any(|module| path == *module || path.starts_with(&format!("{module}::"))) {
             let mend = "let the engine do it and hand in what came of it";
-            found.push(finding(source, named.line, RULE, format!("`{path}` in src/machine: {WHY}"), mend));
+            found.push(finding(source, named.line, RULE, format!("`{path}` in {room}: {WHY}"), mend));
         }
     }
     found
@@ -155,6 +164,7 @@ const HOMES: &[(&str, &[&str], &str)] = &[
     ("sled", &["src/store/sled.rs"], "the pitfalls of sled are coded around in one place"),
     ("tonic", &["src/api/", "src/cli/", "src/run.rs", "src/proto.rs"], "gRPC is an edge"),
     ("prost", &["src/api/", "src/cli/", "src/run.rs", "src/proto.rs", "src/store/layout/"], "protobuf is an edge"),
+    ("chrono_tz", &["src/calendar/"], "what clocks do is asked of one place, and so is the version of its data"),
     ("libc", &["src/executor/"], "system calls without a safe wrapper are made by the executor only"),
     ("crate::store::simulated", &["src/store/"], "a disk that loses what it was given is for tests"),
 ];
@@ -162,10 +172,15 @@ const HOMES: &[(&str, &[&str], &str)] = &[
 /// What has no business somewhere: the beginning of a path, prefixes of files that may not name it, those below them
 /// that may, and why.
 const BANISHED: &[(&str, &[&str], &[&str], &str)] = &[
-    ("tokio", &["src/store/", "src/machine/"], &[], "the store and the machine are called; they wait for no runtime"),
+    (
+        "tokio",
+        &["src/store/", "src/machine/", "src/calendar/"],
+        &[],
+        "the store and the pure core are called; they wait for no runtime",
+    ),
     (
         "std::fs",
-        &["src/store/", "src/engine/", "src/machine/"],
+        &["src/store/", "src/engine/", "src/machine/", "src/calendar/"],
         &["src/store/disk.rs", "src/store/sled.rs"],
         "the store's files are touched through one seam, `store::disk`, so that the simulated disk can lose and tear them",
     ),
