@@ -13,6 +13,7 @@ mod abuses;
 mod frames;
 
 use std::{
+    convert::Infallible,
     fs,
     path::Path,
     process::{Child, Command, Stdio},
@@ -99,7 +100,7 @@ impl Beside {
             runtime.block_on(async {
                 tokio::select! {
                     () = stopped => {}
-                    () = peer(name, &socket) => {}
+                    never = peer(name, &socket) => match never {},
                 }
             });
         });
@@ -113,7 +114,7 @@ impl Beside {
 }
 
 /// Does it on one connection after the other.
-async fn peer(name: &str, socket: &Path) {
+async fn peer(name: &str, socket: &Path) -> Infallible {
     if ABUSES.contains(&name) {
         loop {
             let mut peer = Peer::polite(socket).await;
