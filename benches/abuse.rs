@@ -13,7 +13,6 @@ mod abuses;
 mod frames;
 
 use std::{
-    convert::Infallible,
     fs,
     path::Path,
     process::{Child, Command, Stdio},
@@ -94,13 +93,13 @@ struct Beside {
 impl Beside {
     fn start(name: &'static str, socket: &Path) -> Self {
         let (stop, socket) = (CancellationToken::new(), socket.to_owned());
-        let stopped = stop.clone().cancelled_owned();
+        let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 tokio::select! {
-                    () = stopped => {}
-                    never = peer(name, &socket) => match never {},
+                    () = stopped.cancelled() => {}
+                    () = peer(name, &socket, &stopped) => {}
                 }
             });
         });
@@ -114,16 +113,17 @@ impl Beside {
 }
 
 /// Does it on one connection after the other.
-async fn peer(name: &str, socket: &Path) -> Infallible {
+async fn peer(name: &str, socket: &Path, stop: &CancellationToken) {
     if ABUSES.contains(&name) {
-        loop {
+        while !stop.is_cancelled() {
             let mut peer = Peer::polite(socket).await;
             abuse(name, &mut peer).await;
             peer.is_closed_within(Duration::from_secs(5)).await;
         }
+        return;
     }
     let mut client = Client::new(connect::socket_channel(socket).await.expect("it answers"));
-    loop {
+    while !stop.is_cancelled() {
         client.get_server_info(GetServerInfoRequest {}).await.expect("it is served");
     }
 }
