@@ -136,7 +136,7 @@ async fn called(client: &Client, turn: Duration) -> Histogram<u64> {
     while due < turn {
         let mut from = due;
         if began.elapsed() < due {
-            tokio::time::sleep(due - began.elapsed()).await;
+            tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
             from = began.elapsed();
         }
         let mut client = client.clone();

@@ -10,9 +10,9 @@ use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,6 +50,14 @@ const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// A year. `None` would make sled flush at *every* drop of a handle; the default flushes behind our back.
 const FLUSH_NEVER_MS: usize = 365 * 24 * 60 * 60 * 1000;
 
+/// How many bytes are written before sled is opened again: it holds them in memory until then.
+const RENEWED_AFTER_BYTES: u64 = 16 * 1024 * 1024;
+/// Or which part of what is on the disk, if that is more.
+const RENEWED_AFTER_PART: u64 = 32;
+/// 10 s in all.
+const LOCK_TRIES: u32 = 10_000;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
 type Db = ::sled::Db<LEAF_FANOUT>;
 
 /// The base that ships.
@@ -57,8 +65,16 @@ type Db = ::sled::Db<LEAF_FANOUT>;
 /// sled's handles may move between threads but not be shared by them, and each brings caches of its own that are dear to
 /// make: so a call borrows an idle one, and there come to be as many as there were calls at once.
 pub struct SledBase {
-    /// Never empty: the first handle is only copied.
+    directory: PathBuf,
+    config: ::sled::Config,
+    /// Held for reading by each call, and for writing while sled is closed and opened again.
+    gate: RwLock<()>,
+    /// Never empty outside of that: the first handle is only copied.
     handles: Mutex<Vec<Db>>,
+    /// Bytes of keys and values written since sled was opened.
+    written: AtomicU64,
+    /// How many there may be before it is opened again.
+    renewed_after: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -75,10 +91,49 @@ impl SledBase {
             .cache_capacity_bytes(cache_bytes)
             .flush_every_ms(Some(FLUSH_NEVER_MS))
             .zstd_compression_level(1);
-        let path = directory.to_path_buf();
-        let db = within(OPEN_LIMIT, directory, move || open_db(&config, &path))?
+        let (settings, path) = (config.clone(), directory.to_path_buf());
+        let db = within(OPEN_LIMIT, directory, move || open_db(&settings, &path))?
             .map_err(|source| StoreError::Base { operation: "open", directory: directory.to_path_buf(), source })?;
-        Ok(SledBase { handles: Mutex::new(vec![db]), failed: AtomicBool::new(false) })
+        Ok(SledBase {
+            directory: directory.to_path_buf(),
+            config,
+            gate: RwLock::new(()),
+            handles: Mutex::new(vec![db]),
+            written: AtomicU64::new(0),
+            renewed_after: AtomicU64::new(RENEWED_AFTER_BYTES),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Closes sled and opens it again, with nothing unflushed.
+    ///
+    /// A leaf that was written never leaves sled's memory (`max_unflushed_epoch` is never taken back, and the flush that
+    /// should page it out looks for a dirty leaf that it has just cleaned): without this, noxd would hold all that was
+    /// merged since its start. Calls wait meanwhile, which takes milliseconds.
+    fn renew(&self) -> io::Result<()> {
+        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        without_panic(|| {
+            self.handles().clear();
+            Ok(())
+        })?;
+        let db = self.open_again()?;
+        // Opening costs as much as there are leaves, so a large store is opened less often.
+        let after = (db.size_on_disk()? / RENEWED_AFTER_PART).max(RENEWED_AFTER_BYTES);
+        self.renewed_after.store(after, Ordering::Relaxed);
+        self.written.store(0, Ordering::Relaxed);
+        self.handles().push(db);
+        Ok(())
+    }
+
+    /// sled gives its lock back from a thread of its own, a moment after its last handle is gone.
+    fn open_again(&self) -> io::Result<Db> {
+        for _ in 0..LOCK_TRIES {
+            match open_db(&self.config, &self.directory) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_PAUSE),
+                opened => return opened,
+            }
+        }
+        open_db(&self.config, &self.directory)
     }
 
     /// Runs one call into sled. Its internal assertions panic, and after a failed flush its next call hangs:
@@ -87,6 +142,7 @@ impl SledBase {
         if self.failed.load(Ordering::Acquire) {
             return Err(io::Error::other("sled failed before and is not called again"));
         }
+        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let db = self.borrow();
         let outcome = without_panic(|| call(&db));
         if outcome.is_err() {
@@ -141,17 +197,28 @@ impl Base for SledBase {
 
     fn apply(&self, batch: BaseBatch) -> io::Result<()> {
         let mut writes = ::sled::Batch::default();
+        let mut bytes = 0;
         for (key, value) in batch {
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             match value {
                 Some(value) => writes.insert(key, value),
                 None => writes.remove(key),
             }
         }
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
         self.guarded(|db| db.apply_batch(writes))
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.guarded(|db| db.flush().map(drop))
+        self.guarded(|db| db.flush().map(drop))?;
+        if self.written.load(Ordering::Relaxed) < self.renewed_after.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let renewed = self.renew();
+        if renewed.is_err() {
+            self.failed.store(true, Ordering::Release);
+        }
+        renewed
     }
 }
 
@@ -258,6 +325,34 @@ mod tests {
         })
         .unwrap();
         assert_eq!(seen, [601, 600, 199, 198]);
+    }
+
+    #[test]
+    fn what_was_written_does_not_stay_in_memory_and_can_be_read_while_sled_is_opened_again() {
+        const ROWS: u32 = 60_000;
+        let directory = tempfile::tempdir().unwrap();
+        let base = SledBase::open(directory.path(), 1 << 20).unwrap();
+        let row = |number: u32| (number.to_be_bytes().to_vec(), vec![7; 1_000]);
+        let read = |number: u32| base.get(&row(number).0).unwrap().is_some_and(|value| value == row(number).1);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = 0;
+                while seen < ROWS {
+                    // Once it is there, it is there.
+                    assert!((0..seen).rev().step_by(997).all(read));
+                    while seen < ROWS && read(seen) {
+                        seen += 1;
+                    }
+                }
+            });
+            for first in (0..ROWS).step_by(500) {
+                base.apply((first..first + 500).map(row).map(|(key, value)| (key, Some(value))).collect()).unwrap();
+                base.flush().unwrap();
+            }
+            reader.join().unwrap();
+        });
+        assert!(base.written.load(Ordering::Relaxed) < u64::from(ROWS) * 1_000 / 2, "it was opened again");
+        assert!((0..ROWS).all(read));
     }
 
     #[test]
