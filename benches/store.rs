@@ -6,7 +6,14 @@
 //! is what the writer's thread does for a batch. The figure is a ratio of two loops that take turns, the median of five
 //! rounds, which is not what a harness for single functions gives.
 
-use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use noxd::{
     engine::batch::{OpenRows, Rows},
@@ -34,13 +41,17 @@ fn main() {
         let mut rounds: Vec<(f64, f64, f64)> = (0..ROUNDS).map(|_| world.round(directory.path(), commits)).collect();
         rounds.sort_by(|one, other| one.0.total_cmp(&other.0));
         let (ratio, durable, raw) = rounds[ROUNDS / 2];
+        let per_commit = |spent: Duration| spent.as_secs_f64() * 1e6 / world.commits as f64;
+        let [machine, rows, commit] = world.spent.map(per_commit);
         let each = batch as f64;
         println!(
             "batch {batch}: {:.0} durable transitions/s in {durable:.0} commits/s; raw append+fdatasync of the same bytes \
-             {raw:.0}/s; ratio {ratio:.2} ({:.2} to {:.2})",
+             {raw:.0}/s; ratio {ratio:.2} ({:.2} to {:.2}); a commit: machine {machine:.0} us, rows {rows:.0} us, \
+             journal and overlay {commit:.0} us (raw {:.0} us)",
             durable * each,
             rounds[0].0,
             rounds[ROUNDS - 1].0,
+            1e6 / raw,
         );
     }
 }
@@ -54,6 +65,9 @@ struct World {
     live: Vec<AttemptKey>,
     executions: u128,
     now: u64,
+    commits: u64,
+    /// In the machine, in making rows of its events, and in the store, all in all.
+    spent: [Duration; 3],
 }
 
 impl World {
@@ -68,6 +82,8 @@ impl World {
             live: Vec::new(),
             executions: 0,
             now: 1_700_000_000_000_000,
+            commits: 0,
+            spent: [Duration::ZERO; 3],
         };
         let tasks = (0..CHAIN).map(|number| TaskSpec {
             id: format!("t{number}"),
@@ -114,6 +130,7 @@ impl World {
         self.now += 1_000;
         let wall = Timestamp(i64::try_from(self.now).expect("small"));
         let tick = Tick { wall, elapsed: Elapsed(self.now), seed: self.now };
+        let began = Instant::now();
         let mut step = Step::default();
         let mut alive = self.machine.state().alive_count();
         for command in commands {
@@ -128,6 +145,7 @@ impl World {
             Effect::StartAttempt { attempt, .. } => Some(*attempt),
             Effect::StopAttempt { .. } => None,
         }));
+        let decided = Instant::now();
         let mut rows = Rows::of_events(&step.events, self.machine.state(), &mut self.open);
         for id in std::mem::take(&mut rows.snapshots) {
             self.machine.state_mut().snapshot_written(id);
@@ -135,8 +153,14 @@ impl World {
         let touched = std::mem::take(&mut rows.touched);
         let batch = rows.into_batch(self.machine.state());
         let bytes = record_bytes(&batch);
+        let encoded = Instant::now();
         self.store.commit(batch).expect("durable");
+        let durable = Instant::now();
         self.machine.state_mut().drop_idle(touched);
+        self.commits += 1;
+        self.spent[0] += decided - began + durable.elapsed();
+        self.spent[1] += encoded - decided;
+        self.spent[2] += durable - encoded;
         bytes
     }
 
