@@ -25,8 +25,9 @@ pub fn log_to_file(path: &Path, filter: &str) -> std::io::Result<()> {
 }
 
 fn parse(filter: &str) -> EnvFilter {
-    // The store's and the transport's own chatter is for their developers.
-    let quiet = |filter: &str| format!("{filter},sled=warn,h2=warn,hyper=warn,tower=warn");
+    // The store's and the transport's own chatter is for their developers. What h2 warns of is a line for each frame of a
+    // peer that floods; that its connection was closed is noxd's to tell.
+    let quiet = |filter: &str| format!("{filter},sled=warn,h2=error,hyper=warn,tower=warn");
     EnvFilter::try_new(quiet(filter)).unwrap_or_else(|error| {
         anstream::eprintln!("noxd: the log filter `{filter}` cannot be read ({error}); `info` is taken");
         EnvFilter::new(quiet("info"))

@@ -20,6 +20,9 @@ const HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+/// Of its payload: the last stream, and why.
+const GOAWAY_BYTES: usize = 8;
 /// Of SETTINGS: they answer ours. Of DATA: the last of its stream.
 const ACK_OR_END: u8 = 1;
 
@@ -101,9 +104,59 @@ impl FrameMeter {
     }
 }
 
+/// What the transport says last to a peer that it closes for what it did: GOAWAY with an error (RFC 9113, 6.8).
+#[derive(Debug, Default)]
+pub(super) struct Farewell {
+    /// Bytes of payloads that are no farewell.
+    skip: usize,
+    head: [u8; HEAD_BYTES + GOAWAY_BYTES],
+    in_head: usize,
+}
+
+impl Farewell {
+    /// Whether it is in what was written.
+    pub(super) fn is_said_in(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let wanted = if self.in_head >= HEAD_BYTES { self.head.len() } else { HEAD_BYTES };
+            let taken = bytes.len().min(wanted - self.in_head);
+            self.head[self.in_head..self.in_head + taken].copy_from_slice(&bytes[..taken]);
+            self.in_head += taken;
+            bytes = &bytes[taken..];
+            let [high, middle, low, kind, ..] = self.head;
+            let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            if self.in_head == HEAD_BYTES && (kind != GOAWAY || length < GOAWAY_BYTES) {
+                (self.in_head, self.skip) = (0, length);
+            } else if self.in_head == self.head.len() {
+                (self.in_head, self.skip) = (0, length - GOAWAY_BYTES);
+                // The last stream, then why: 0 is without a fault.
+                if self.head[HEAD_BYTES + 4..] != [0; 4] {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_farewell_for_a_fault_is_heard_however_it_is_cut_and_one_without_is_not() {
+        let farewell = |why| [&[0, 0, 9, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, why, b'x'][..], &PING].concat();
+        for piece in 1..40 {
+            let hears = |said: &[u8]| {
+                let mut heard = Farewell::default();
+                said.chunks(piece).any(|part| heard.is_said_in(part))
+            };
+            assert!(hears(&[&PING[..], &SETTINGS_ACK, &farewell(11)].concat()), "in pieces of {piece}");
+            assert!(!hears(&[&PING[..], &SETTINGS_ACK, &farewell(0)].concat()), "in pieces of {piece}");
+        }
+    }
 
     const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
     const SETTINGS_FRAME: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];

@@ -5,7 +5,6 @@
 //! `frames` and `body`.
 
 use std::{
-    collections::HashMap,
     fs,
     future::Future as _,
     io,
@@ -13,7 +12,7 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -29,12 +28,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Connected};
 use tower::util::MapRequestLayer;
 
-use super::{Api, body::LargeBodies, frames::FrameMeter};
+use super::{
+    Api,
+    body::LargeBodies,
+    frames::{Farewell, FrameMeter},
+    places::{Place, Places},
+};
 
 /// Connections at once, over both doors; at most half of the descriptors that noxd may have, since tasks need some.
 const MAX_CONNECTIONS: usize = 1_024;
-/// One peer (a user, an address) has at most this part of them: others find room.
-const PART_OF_ONE_PEER: usize = 2;
 /// How long a new connection may say nothing.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// How long it may take from there until both sides have told each other their settings.
@@ -254,8 +256,12 @@ async fn accept(
         was_full = false;
         let (connections, stop) = (connections.clone(), stop.clone());
         tokio::spawn(async move {
+            let speaks = async {
+                tokio::time::sleep(place.rest()).await;
+                tokio::time::timeout(FIRST_BYTE, stream.spoke()).await
+            };
             tokio::select! {
-                spoke = tokio::time::timeout(FIRST_BYTE, stream.spoke()) => {
+                spoke = speaks => {
                     if matches!(spoke, Ok(Ok(()))) {
                         // A server that stops takes no more.
                         let _ = connections.send(Ok(Connection::new(stream, peer, place))).await;
@@ -264,51 +270,6 @@ async fn accept(
                 () = stop.cancelled() => {}
             }
         });
-    }
-}
-
-/// The places for connections.
-struct Places {
-    most: usize,
-    /// Taken, by the peer's user or address.
-    taken: Mutex<HashMap<String, usize>>,
-}
-
-/// One of them, given back when dropped.
-struct Place {
-    of: Arc<Places>,
-    peer: String,
-}
-
-impl Places {
-    fn new(most: usize) -> Self {
-        Self { most, taken: Mutex::default() }
-    }
-
-    fn take(this: &Arc<Self>, peer: &Peer) -> Option<Place> {
-        let peer = match peer {
-            Peer::Tcp(address) => format!("{:?}", address.map(|address| address.ip())),
-            Peer::Unix(user) => format!("user {user:?}"),
-        };
-        let mut taken = this.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, own) = (taken.values().sum::<usize>(), taken.get(&peer).copied().unwrap_or(0));
-        if all >= this.most || own >= this.most.div_ceil(PART_OF_ONE_PEER) {
-            return None;
-        }
-        taken.insert(peer.clone(), own + 1);
-        Some(Place { of: Arc::clone(this), peer })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = taken.get(&self.peer).copied().unwrap_or(0);
-        if own > 1 {
-            taken.insert(self.peer.clone(), own - 1)
-        } else {
-            taken.remove(&self.peer)
-        };
     }
 }
 
@@ -368,20 +329,30 @@ struct Connection {
     began: Instant,
     /// Until both sides have told each other their settings.
     handshake: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    farewell: Farewell,
+    place: Place,
 }
 
 impl Connection {
     #[expect(clippy::disallowed_methods, reason = "a rate of frames, nothing that outlives the connection")]
     fn new(stream: Stream, peer: Peer, place: Place) -> Self {
         let handshake = Some(Box::pin(tokio::time::sleep(HANDSHAKE)));
-        Self { stream, peer, meter: FrameMeter::new(), began: Instant::now(), handshake, _place: place }
+        Self {
+            stream,
+            peer,
+            meter: FrameMeter::new(),
+            began: Instant::now(),
+            handshake,
+            farewell: Farewell::default(),
+            place,
+        }
     }
 
     /// Counts what has come. An error ends the connection.
     fn check(&mut self, came: &[u8], cx: &mut Context<'_>) -> io::Result<()> {
         if let Err(flood) = self.meter.take(came, self.began.elapsed()) {
             tracing::warn!(peer = ?self.peer, %flood, "a connection was closed");
+            self.place.was_abused();
             return Err(io::Error::other(flood));
         }
         let Some(handshake) = &mut self.handshake else { return Ok(()) };
@@ -426,10 +397,17 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        if let Poll::Ready(Ok(length)) = written
+            && self.farewell.is_said_in(&buf[..length])
+        {
+            tracing::warn!(peer = ?self.peer, "a connection was closed: it broke the rules of HTTP/2, or asked for too much");
+            self.place.was_abused();
         }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

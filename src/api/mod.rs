@@ -13,6 +13,7 @@ pub mod listen;
 mod logs;
 mod mask;
 mod page;
+mod places;
 mod services;
 pub mod status;
 mod stream;

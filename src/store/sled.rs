@@ -51,7 +51,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(10);
 const FLUSH_NEVER_MS: usize = 365 * 24 * 60 * 60 * 1000;
 
 /// How many bytes are written before sled is opened again: it holds them in memory until then.
-const RENEWED_AFTER_BYTES: u64 = 16 * 1024 * 1024;
+const RENEWED_AFTER_BYTES: u64 = 8 * 1024 * 1024;
 /// Or which part of what is on the disk, if that is more.
 const RENEWED_AFTER_PART: u64 = 32;
 /// 10 s in all.

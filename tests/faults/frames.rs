@@ -62,9 +62,9 @@ impl Peer {
         peer
     }
 
-    /// Says something. False if nobody listens any more, or for a second.
+    /// Says something. False if nobody listens any more, or for three seconds: one may have to rest for one.
     pub async fn say(&mut self, bytes: &[u8]) -> bool {
-        tokio::time::timeout(Duration::from_secs(1), self.0.write_all(bytes)).await.is_ok_and(|said| said.is_ok())
+        tokio::time::timeout(Duration::from_secs(3), self.0.write_all(bytes)).await.is_ok_and(|said| said.is_ok())
     }
 
     /// Says the same again and again, until the connection is closed or nobody reads.
