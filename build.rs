@@ -17,6 +17,7 @@ mod protos {
         "nox/v1/workflow_service.proto",
         "nox/v1/execution_service.proto",
         "nox/v1/template_service.proto",
+        "nox/v1/schedule_service.proto",
         "nox/v1/agent_service.proto",
         "nox/v1/system_service.proto",
     ];

@@ -14,6 +14,7 @@ mod logs;
 mod mask;
 mod page;
 mod places;
+mod schedule;
 mod services;
 pub mod status;
 mod stream;
@@ -28,8 +29,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Response, Status, service::Routes};
 
 use self::{
-    agent::Agents, execution::Executions, services::Services, status::Reason, system::System, template::Templates,
-    workflow::Workflows,
+    agent::Agents, execution::Executions, schedule::Schedules, services::Services, status::Reason, system::System,
+    template::Templates, workflow::Workflows,
 };
 use crate::{
     engine::{
@@ -210,8 +211,8 @@ fn answered<T>(reading: Reading<T>) -> Result<T, Status> {
 pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::server::Error> {
     use v1::{
         agent_service_server::AgentServiceServer, execution_service_server::ExecutionServiceServer,
-        system_service_server::SystemServiceServer, template_service_server::TemplateServiceServer,
-        workflow_service_server::WorkflowServiceServer,
+        schedule_service_server::ScheduleServiceServer, system_service_server::SystemServiceServer,
+        template_service_server::TemplateServiceServer, workflow_service_server::WorkflowServiceServer,
     };
     let workflows = WorkflowServiceServer::new(Workflows::new(api.clone()))
         .max_decoding_message_size(MAX_DEFINITION_BYTES)
@@ -225,6 +226,9 @@ pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::se
     let templates = TemplateServiceServer::new(Templates::new(api.clone()))
         .max_decoding_message_size(MAX_DEFINITION_BYTES)
         .max_encoding_message_size(MAX_DEFINITION_BYTES);
+    let schedules = ScheduleServiceServer::new(Schedules::new(api.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let system = SystemServiceServer::new(System::new(api.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
@@ -233,6 +237,7 @@ pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::se
     reporter.set_serving::<WorkflowServiceServer<Workflows>>().await;
     reporter.set_serving::<ExecutionServiceServer<Executions>>().await;
     reporter.set_serving::<TemplateServiceServer<Templates>>().await;
+    reporter.set_serving::<ScheduleServiceServer<Schedules>>().await;
     reporter.set_serving::<AgentServiceServer<Agents>>().await;
     reporter.set_serving::<SystemServiceServer<System>>().await;
     let reflection = || {
@@ -245,6 +250,7 @@ pub(crate) async fn services(api: &Api) -> Result<Services, tonic_reflection::se
     };
     let rest = Routes::new(system)
         .add_service(templates)
+        .add_service(schedules)
         .add_service(agents)
         .add_service(health)
         .add_service(reflection().build_v1()?)

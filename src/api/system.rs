@@ -6,7 +6,7 @@ use super::{Api, convert};
 use crate::proto::v1::{self, system_service_server::SystemService};
 
 /// What this build can do, for clients that talk to several.
-const FEATURES: [&str; 17] = [
+const FEATURES: [&str; 18] = [
     "workflows",
     "commands",
     "noop",
@@ -24,6 +24,7 @@ const FEATURES: [&str; 17] = [
     "explain",
     "reruns",
     "templates",
+    "schedules",
 ];
 
 /// The service.

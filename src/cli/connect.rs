@@ -17,7 +17,8 @@ use tonic::transport::{Channel, Endpoint};
 use super::status::CliError;
 use crate::proto::v1::{
     agent_service_client::AgentServiceClient, execution_service_client::ExecutionServiceClient,
-    template_service_client::TemplateServiceClient, workflow_service_client::WorkflowServiceClient,
+    schedule_service_client::ScheduleServiceClient, template_service_client::TemplateServiceClient,
+    workflow_service_client::WorkflowServiceClient,
 };
 
 /// Where a daemon may listen.
@@ -159,6 +160,11 @@ pub fn agents(channel: Channel) -> AgentServiceClient<Channel> {
 /// The template service behind a channel, ready for templates of any size that the server sends.
 pub fn templates(channel: Channel) -> TemplateServiceClient<Channel> {
     TemplateServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// The schedule service behind a channel.
+pub fn schedules(channel: Channel) -> ScheduleServiceClient<Channel> {
+    ScheduleServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 /// Keep-alives end a watch whose peer went away without a word, so that it can be resumed.

@@ -17,7 +17,7 @@ use super::{
     text,
     words::{self, Words},
 };
-use crate::proto::v1::{Task, TaskTemplate, Workflow, task};
+use crate::proto::v1::{Schedule, Task, TaskTemplate, Workflow, task};
 
 /// Reads a workflow from a file, or from standard input for `-`. A relative `working_dir` is made absolute against the
 /// file's directory (for standard input, the current one).
@@ -35,6 +35,11 @@ pub fn read_template(path: &Path) -> Result<TaskTemplate, FileError> {
     let mut template: TaskTemplate = source.parse()?;
     resolve_directories(&source, &mut template.tasks)?;
     Ok(template)
+}
+
+/// Reads when something shall happen from a file, or from standard input for `-`.
+pub fn read_schedule(path: &Path) -> Result<Schedule, FileError> {
+    Source::read(path)?.parse()
 }
 
 fn resolve_directories(source: &Source, tasks: &mut [Task]) -> Result<(), FileError> {

@@ -22,6 +22,7 @@ pub mod logs;
 pub mod output;
 pub mod progress;
 pub mod run;
+pub mod schedule;
 pub mod status;
 pub mod table;
 mod task;
@@ -81,6 +82,9 @@ pub enum Command {
     /// Store templates and make workflows of them.
     #[command(subcommand)]
     Template(template::TemplateCommand),
+    /// Start workflows at their times.
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// See and change how much each agent does at once.
     #[command(subcommand)]
     Agent(agent::AgentCommand),
@@ -155,6 +159,7 @@ pub async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Workflow(command) => workflow::run(command, &mut context).await,
         Command::Execution(command) => execution::run(command, &mut context).await,
         Command::Template(command) => template::run(command, &mut context).await,
+        Command::Schedule(command) => schedule::run(command, &mut context).await,
         Command::Agent(command) => agent::run(command, &mut context).await,
     }
 }

@@ -12,8 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 
 use super::text;
 use crate::proto::v1::{
-    ComparisonOperator, ConditionType, FailurePolicy, OnInterrupt, OutputFormat, ParameterType, TaskPriority,
-    TriggerRule, WorkflowStatus,
+    ComparisonOperator, ConditionType, FailurePolicy, FoldPolicy, GapPolicy, OnInterrupt, OutputFormat, ParameterType,
+    TaskPriority, TriggerRule, WorkflowStatus,
 };
 
 /// A deserializer whose enum words and durations are made canonical on the way.
@@ -92,6 +92,8 @@ const ENUMERATIONS: &[Enumeration] = enumerations![
     "failure_policy" "FAILURE_POLICY_" FailurePolicy,
     "on_interrupt" "ON_INTERRUPT_" OnInterrupt,
     "output_format" "OUTPUT_FORMAT_" OutputFormat,
+    "gap_policy" "GAP_POLICY_" GapPolicy,
+    "fold_policy" "FOLD_POLICY_" FoldPolicy,
     "parameter_type" "PARAMETER_TYPE_" ParameterType,
     // Output only, but a workflow that was shown must be readable again.
     "status" "WORKFLOW_STATUS_" WorkflowStatus,
@@ -112,6 +114,8 @@ const SPANS: &[&str] = &[
     "idle_timeout",
     "increment",
     "initial_delay",
+    "interval",
+    "jitter",
     "max_delay",
     "queue_timeout",
     "timeout",

@@ -399,6 +399,8 @@ pub enum Reason {
     MissingValue,
     /// A parameter of a template that must be given is not.
     MissingTemplateParameter,
+    /// An expression that says no time.
+    InvalidCronExpression,
     /// Too many or too large.
     LimitExceeded,
     /// Valid, but this build cannot do it.
@@ -407,7 +409,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the table in the docs and its test.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CircularDependency,
         Self::DependencyNotFound,
         Self::DuplicateTaskId,
@@ -417,6 +419,7 @@ impl Reason {
         Self::InvalidValue,
         Self::MissingValue,
         Self::MissingTemplateParameter,
+        Self::InvalidCronExpression,
         Self::LimitExceeded,
         Self::NotSupported,
     ];
@@ -433,6 +436,7 @@ impl Reason {
             Self::InvalidValue => "INVALID_VALUE",
             Self::MissingValue => "MISSING_VALUE",
             Self::MissingTemplateParameter => "MISSING_TEMPLATE_PARAMETER",
+            Self::InvalidCronExpression => "INVALID_CRON_EXPRESSION",
             Self::LimitExceeded => "LIMIT_EXCEEDED",
             Self::NotSupported => "NOT_SUPPORTED",
         }

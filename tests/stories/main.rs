@@ -15,6 +15,7 @@ mod progress;
 mod recovery;
 mod reruns;
 mod retries;
+mod schedules;
 mod steering;
 mod support;
 mod templates;

@@ -52,8 +52,9 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ("src/analytics", &["machine", "engine", "store"], "analytics reads what the engine has made durable"),
     (
         "src/api/",
-        &["machine", "store", "engine", "executor::files", "executor::logs", "proto"],
-        "the API asks the engine and reads; of the executor it knows only where logs and files are",
+        &["calendar", "machine", "store", "engine", "executor::files", "executor::logs", "proto"],
+        "the API asks the engine and reads; of the executor it knows only where logs and files are, and a preview is the \
+         calendar's own",
     ),
     ("src/cli/", &["proto"], "noxctl is a pure client: what it needs to know, the API has to say"),
     ("src/proto.rs", &[], "generated"),

@@ -6,6 +6,7 @@ pub mod definition;
 pub mod ends;
 pub mod event;
 pub mod execution;
+pub mod schedule;
 pub mod template;
 
 use pbjson_types::{Duration, Timestamp as ProtoTimestamp};
