@@ -1,17 +1,27 @@
 //! `ScheduleService`: starts workflows at their times.
 
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Api,
-    convert::{schedule, time_of},
-    status::{invalid, invalid_field},
-    workflow::missing,
+    Api, Reading,
+    caller::{actor, request_id},
+    convert::{self, schedule, time_of},
+    page::{NOT_A_TOKEN, PAGE_BYTES, Page},
+    status::{self, Reason, invalid, invalid_field, refused},
+    workflow::{MAX_SCANNED, missing, values_of, workflow_id},
 };
 use crate::{
     calendar::tzdb_version,
-    machine::workflow,
+    engine::{Request as EngineRequest, Wanted, read::Reads, requests::RequestId},
+    machine::{
+        ids::{Actor, ScheduleId},
+        message::{Command, Reply},
+        schedule::ScheduleSpec,
+        workflow,
+    },
     proto::v1::{self, schedule_service_server::ScheduleService},
+    store::layout::key,
 };
 
 /// Firings of a preview, where the client does not say.
@@ -29,6 +39,43 @@ impl Schedules {
     pub fn new(api: Api) -> Self {
         Self { api }
     }
+
+    async fn stored(&self, id: &ScheduleId) -> Result<v1::ScheduledWorkflow, Status> {
+        let (id, wanted) = (id.clone(), id.clone());
+        let record = self.api.read(move |reads| Ok(reads.schedule(&id)?)).await?;
+        let record = record.filter(|record| !record.deleted).ok_or_else(|| status::no_schedule(wanted))?;
+        Ok(schedule::render(&record))
+    }
+
+    async fn submit(&self, command: Command, by: Actor, id: Option<RequestId>) -> Result<Reply, Status> {
+        let answer = self.api.engine.submit(EngineRequest { wanted: Wanted::Command(command), actor: by, id }).await;
+        Ok(answer.map_err(|refusal| refused(&refusal))?.reply)
+    }
+
+    /// Does what is answered with the schedule.
+    async fn change(
+        &self,
+        command: Command,
+        by: Actor,
+        id: Option<RequestId>,
+    ) -> Result<v1::ScheduledWorkflow, Status> {
+        let Reply::Schedule { schedule, .. } = self.submit(command, by, id).await? else {
+            return Err(status::status(Reason::Internal, "the engine answered something else"));
+        };
+        self.stored(&schedule).await
+    }
+
+    fn parsed(&self, given: &v1::ScheduledWorkflow) -> Result<ScheduleSpec, Status> {
+        let inputs = values_of("inputs", given.inputs.as_ref()).map_err(|fault| invalid(&[fault]))?;
+        schedule::parse(given, inputs, self.api.now()).map_err(|faults| invalid(&faults))
+    }
+}
+
+/// Longest note in bytes.
+const MAX_NOTE_BYTES: usize = 4_096;
+
+fn schedule_id(text: &str) -> Result<ScheduleId, Status> {
+    ScheduleId::parse(text).map_err(|words| invalid_field("schedule_id", workflow::Reason::InvalidId, words))
 }
 
 fn count_of(count: i32) -> Result<usize, Status> {
@@ -44,6 +91,121 @@ fn count_of(count: i32) -> Result<usize, Status> {
 
 #[tonic::async_trait]
 impl ScheduleService for Schedules {
+    async fn create_schedule(
+        &self,
+        request: Request<v1::CreateScheduleRequest>,
+    ) -> Result<Response<v1::CreateScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "CreateSchedule", &request.request_id, &request)?;
+        let given = request.schedule.ok_or_else(|| missing("schedule"))?;
+        let (enabled, remaining_runs) = (given.enabled.unwrap_or(true), given.remaining_runs);
+        let command = Command::CreateSchedule { spec: self.parsed(&given)?.into(), enabled, remaining_runs };
+        let schedule = Some(self.change(command, by, id).await?);
+        Ok(Response::new(v1::CreateScheduleResponse { schedule }))
+    }
+
+    async fn get_schedule(
+        &self,
+        request: Request<v1::GetScheduleRequest>,
+    ) -> Result<Response<v1::GetScheduleResponse>, Status> {
+        let schedule = Some(self.stored(&schedule_id(&request.into_inner().schedule_id)?).await?);
+        Ok(Response::new(v1::GetScheduleResponse { schedule }))
+    }
+
+    async fn list_schedules(
+        &self,
+        request: Request<v1::ListSchedulesRequest>,
+    ) -> Result<Response<v1::ListSchedulesResponse>, Status> {
+        let mut request = request.into_inner();
+        let (size, token) = (std::mem::take(&mut request.page_size), std::mem::take(&mut request.page_token));
+        let page = Page::parse("ListSchedules", size, &token, &request)?;
+        if page.after.as_deref().is_some_and(|after| key::schedule_of_age(after).is_none()) {
+            return Err(status::status(Reason::InvalidPageToken, NOT_A_TOKEN));
+        }
+        if !request.workflow_id.is_empty() {
+            workflow_id(&request.workflow_id)?;
+        }
+        let response = self.api.read(move |reads| list_schedules(reads, &request, &page)).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn update_schedule(
+        &self,
+        request: Request<v1::UpdateScheduleRequest>,
+    ) -> Result<Response<v1::UpdateScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "UpdateSchedule", &request.request_id, &request)?;
+        let given = request.schedule.ok_or_else(|| missing("schedule"))?;
+        schedule_id(&given.id)?;
+        let etag = Some(if request.etag.is_empty() { given.etag.clone() } else { request.etag });
+        let command = Command::UpdateSchedule {
+            spec: self.parsed(&given)?.into(),
+            enabled: given.enabled,
+            remaining_runs: given.remaining_runs,
+            etag: etag.filter(|etag| !etag.is_empty()),
+        };
+        let schedule = Some(self.change(command, by, id).await?);
+        Ok(Response::new(v1::UpdateScheduleResponse { schedule }))
+    }
+
+    async fn delete_schedule(
+        &self,
+        request: Request<v1::DeleteScheduleRequest>,
+    ) -> Result<Response<v1::DeleteScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "DeleteSchedule", &request.request_id, &request)?;
+        let etag = Some(request.etag).filter(|etag| !etag.is_empty());
+        self.submit(Command::DeleteSchedule { schedule: schedule_id(&request.schedule_id)?, etag }, by, id).await?;
+        Ok(Response::new(v1::DeleteScheduleResponse {}))
+    }
+
+    async fn pause_schedule(
+        &self,
+        request: Request<v1::PauseScheduleRequest>,
+    ) -> Result<Response<v1::PauseScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "PauseSchedule", &request.request_id, &request)?;
+        if request.note.len() > MAX_NOTE_BYTES {
+            let words = format!("it has {} bytes; the most is {MAX_NOTE_BYTES}", request.note.len());
+            return Err(invalid_field("note", workflow::Reason::LimitExceeded, words));
+        }
+        let command = Command::PauseSchedule { schedule: schedule_id(&request.schedule_id)?, note: request.note };
+        let schedule = Some(self.change(command, by, id).await?);
+        Ok(Response::new(v1::PauseScheduleResponse { schedule }))
+    }
+
+    async fn resume_schedule(
+        &self,
+        request: Request<v1::ResumeScheduleRequest>,
+    ) -> Result<Response<v1::ResumeScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "ResumeSchedule", &request.request_id, &request)?;
+        let command = Command::ResumeSchedule { schedule: schedule_id(&request.schedule_id)? };
+        let schedule = Some(self.change(command, by, id).await?);
+        Ok(Response::new(v1::ResumeScheduleResponse { schedule }))
+    }
+
+    async fn trigger_schedule(
+        &self,
+        request: Request<v1::TriggerScheduleRequest>,
+    ) -> Result<Response<v1::TriggerScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "TriggerSchedule", &request.request_id, &request)?;
+        let (schedule, execution) = (schedule_id(&request.schedule_id)?, convert::new_execution_id());
+        let reply = self.submit(Command::TriggerSchedule { schedule, execution }, by, id).await?;
+        let Reply::Executions(started) = reply else {
+            return Err(status::status(Reason::Internal, "the engine answered something else"));
+        };
+        let execution = self.api.execution(started.first().copied().unwrap_or(execution)).await?;
+        Ok(Response::new(v1::TriggerScheduleResponse { execution: Some(execution) }))
+    }
+
     async fn preview_schedule(
         &self,
         request: Request<v1::PreviewScheduleRequest>,
@@ -60,4 +222,37 @@ impl ScheduleService for Schedules {
         let firings = self.api.read(firings).await?;
         Ok(Response::new(v1::PreviewScheduleResponse { firings, tzdb_version: tzdb_version().into() }))
     }
+}
+
+fn list_schedules(
+    reads: &Reads,
+    request: &v1::ListSchedulesRequest,
+    page: &Page,
+) -> Reading<v1::ListSchedulesResponse> {
+    let mut schedules = Vec::new();
+    let mut after = page.after.clone();
+    let (mut scanned, mut bytes) = (0, 0);
+    loop {
+        let rows = reads.schedules(after.as_deref(), 100)?;
+        let Some((last, _)) = rows.last() else { break };
+        let last = last.clone();
+        for (position, id) in rows {
+            scanned += 1;
+            if scanned > MAX_SCANNED {
+                return Ok(v1::ListSchedulesResponse { schedules, next_page_token: page.token(&position) });
+            }
+            let Some(record) = reads.schedule(&id)?.filter(|record| !record.deleted) else { continue };
+            if !request.workflow_id.is_empty() && record.spec.workflow.as_str() != request.workflow_id {
+                continue;
+            }
+            let shown = schedule::render(&record);
+            bytes += shown.encoded_len();
+            schedules.push(shown);
+            if schedules.len() == page.size || bytes >= PAGE_BYTES {
+                return Ok(v1::ListSchedulesResponse { schedules, next_page_token: page.token(&position) });
+            }
+        }
+        after = Some(last);
+    }
+    Ok(v1::ListSchedulesResponse { schedules, next_page_token: String::new() })
 }

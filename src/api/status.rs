@@ -25,6 +25,8 @@ pub enum Reason {
     WorkflowNotFound,
     /// No template of that id.
     TemplateNotFound,
+    /// No schedule of that id.
+    ScheduleNotFound,
     /// No execution of that id.
     ExecutionNotFound,
     /// No task of that id.
@@ -67,9 +69,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, with their code and what they mean: the table in the docs is checked against it.
-    pub const TABLE: [(Self, Code, &'static str); 21] = [
+    pub const TABLE: [(Self, Code, &'static str); 22] = [
         (Self::WorkflowNotFound, Code::NotFound, "WORKFLOW_NOT_FOUND"),
         (Self::TemplateNotFound, Code::NotFound, "TEMPLATE_NOT_FOUND"),
+        (Self::ScheduleNotFound, Code::NotFound, "SCHEDULE_NOT_FOUND"),
         (Self::ExecutionNotFound, Code::NotFound, "EXECUTION_NOT_FOUND"),
         (Self::TaskNotFound, Code::NotFound, "TASK_NOT_FOUND"),
         (Self::LogNotFound, Code::NotFound, "LOG_NOT_FOUND"),
@@ -177,6 +180,11 @@ pub fn no_template(id: impl std::fmt::Display) -> Status {
     not_found(Reason::TemplateNotFound, "template", &id.to_string(), "`noxctl template list` shows those that do")
 }
 
+/// No schedule of that id.
+pub fn no_schedule(id: impl std::fmt::Display) -> Status {
+    not_found(Reason::ScheduleNotFound, "schedule", &id.to_string(), "`noxctl schedule list` shows those that do")
+}
+
 /// No task of that id in an execution.
 pub fn no_task(id: &str) -> Status {
     not_found(Reason::TaskNotFound, "task", id, "`noxctl execution show` lists the tasks")
@@ -196,6 +204,16 @@ fn rejected(rejection: &Rejection, message: String) -> Status {
     let reason = match rejection {
         Rejection::WorkflowNotFound(id) => return no_workflow(id),
         Rejection::TemplateNotFound(id) => return no_template(id),
+        Rejection::ScheduleNotFound(id) => return no_schedule(id),
+        Rejection::InvalidSchedule { violations } => return invalid(violations),
+        Rejection::ScheduleExists(id) => {
+            details.set_resource_info("schedule", id.as_str(), "", message.clone());
+            Reason::AlreadyExists
+        }
+        Rejection::ScheduleEtagMismatch { schedule, .. } => {
+            details.set_resource_info("schedule", schedule.as_str(), "", message.clone());
+            Reason::EtagMismatch
+        }
         Rejection::TooManyVersions(_) => {
             return invalid_field("template.id", workflow::Reason::LimitExceeded, message);
         }

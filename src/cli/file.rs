@@ -17,7 +17,7 @@ use super::{
     text,
     words::{self, Words},
 };
-use crate::proto::v1::{Schedule, Task, TaskTemplate, Workflow, task};
+use crate::proto::v1::{ScheduledWorkflow, Task, TaskTemplate, Workflow, task};
 
 /// Reads a workflow from a file, or from standard input for `-`. A relative `working_dir` is made absolute against the
 /// file's directory (for standard input, the current one).
@@ -37,8 +37,8 @@ pub fn read_template(path: &Path) -> Result<TaskTemplate, FileError> {
     Ok(template)
 }
 
-/// Reads when something shall happen from a file, or from standard input for `-`.
-pub fn read_schedule(path: &Path) -> Result<Schedule, FileError> {
+/// Reads a schedule from a file, or from standard input for `-`.
+pub fn read_scheduled_workflow(path: &Path) -> Result<ScheduledWorkflow, FileError> {
     Source::read(path)?.parse()
 }
 

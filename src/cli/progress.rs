@@ -353,6 +353,15 @@ impl Progress {
             | Kind::TemplateCreated(_)
             | Kind::TemplateUpdated(_)
             | Kind::TemplateDeleted(_)
+            | Kind::ScheduleCreated(_)
+            | Kind::ScheduleUpdated(_)
+            | Kind::ScheduleDeleted(_)
+            | Kind::SchedulePaused(_)
+            | Kind::ScheduleResumed(_)
+            | Kind::ScheduleFired(_)
+            | Kind::ScheduleBuffered(_)
+            | Kind::ScheduleSkipped(_)
+            | Kind::ScheduleMissed(_)
             | Kind::ConcurrencyLimitSet(_) => None,
         }
     }

@@ -12,8 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 
 use super::text;
 use crate::proto::v1::{
-    ComparisonOperator, ConditionType, FailurePolicy, FoldPolicy, GapPolicy, OnInterrupt, OutputFormat, ParameterType,
-    TaskPriority, TriggerRule, WorkflowStatus,
+    CatchUpPolicy, ComparisonOperator, ConditionType, FailurePolicy, FoldPolicy, GapPolicy, OnInterrupt, OutputFormat,
+    OverlapPolicy, ParameterType, TaskPriority, TriggerRule, WorkflowStatus,
 };
 
 /// A deserializer whose enum words and durations are made canonical on the way.
@@ -92,6 +92,8 @@ const ENUMERATIONS: &[Enumeration] = enumerations![
     "failure_policy" "FAILURE_POLICY_" FailurePolicy,
     "on_interrupt" "ON_INTERRUPT_" OnInterrupt,
     "output_format" "OUTPUT_FORMAT_" OutputFormat,
+    "overlap_policy" "OVERLAP_POLICY_" OverlapPolicy,
+    "catch_up" "CATCH_UP_POLICY_" CatchUpPolicy,
     "gap_policy" "GAP_POLICY_" GapPolicy,
     "fold_policy" "FOLD_POLICY_" FoldPolicy,
     "parameter_type" "PARAMETER_TYPE_" ParameterType,
@@ -107,6 +109,7 @@ pub fn workflow_status(word: &str) -> Result<WorkflowStatus, String> {
 }
 
 const SPANS: &[&str] = &[
+    "catch_up_window",
     "delay",
     "delay_threshold",
     "duration",

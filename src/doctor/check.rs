@@ -12,7 +12,7 @@ use std::{
 use crate::{
     engine::read::{ReadError, Reads},
     machine::{
-        ids::{Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
+        ids::{Elapsed, ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
         message::Event,
     },
     store::{
@@ -39,6 +39,8 @@ pub struct Findings {
     pub lost_executions: BTreeMap<ExecutionId, String>,
     /// Templates that are not whole, and why.
     pub lost_templates: BTreeMap<TemplateId, String>,
+    /// Schedules that are not whole, and why.
+    pub lost_schedules: BTreeMap<ScheduleId, String>,
     /// Whether noxd's own events are not whole.
     pub lost_own: bool,
     /// Revisions of which no batch tells, from the first to the last.
@@ -64,6 +66,7 @@ impl Findings {
         self.lost_workflows.is_empty()
             && self.lost_executions.is_empty()
             && self.lost_templates.is_empty()
+            && self.lost_schedules.is_empty()
             && self.gaps.is_empty()
             && self.loose.is_empty()
     }
@@ -75,7 +78,9 @@ impl Findings {
             format!("revisions {from} to {to}: no batch tells whose events they are")
         };
         let templates = self.lost_templates.iter().map(template);
-        self.gaps.iter().map(gap).chain(templates).chain(self.loose.iter().cloned()).collect()
+        let schedule = |(id, why): (&ScheduleId, &String)| format!("schedule `{id}`: {why}");
+        let schedules = self.lost_schedules.iter().map(schedule);
+        self.gaps.iter().map(gap).chain(templates).chain(schedules).chain(self.loose.iter().cloned()).collect()
     }
 
     /// Whether the events of a subject are to be kept.
@@ -124,6 +129,7 @@ pub fn check(examined: &Examined, progress: &mut dyn FnMut(&str, usize)) -> Resu
         broken: BTreeMap::new(),
         limits: BTreeMap::new(),
         templates: BTreeMap::new(),
+        schedules: BTreeMap::new(),
         has_lost: false,
         outputs: BTreeMap::new(),
         progress,
@@ -133,6 +139,7 @@ pub fn check(examined: &Examined, progress: &mut dyn FnMut(&str, usize)) -> Resu
     check.executions()?;
     check.workflows()?;
     check.templates()?;
+    check.schedules()?;
     check.requests()?;
     check.limits()?;
     check.durations()?;
@@ -151,6 +158,8 @@ struct Check<'a> {
     limits: BTreeMap<Option<Arc<str>>, u32>,
     /// Versions of templates as noxd's own events tell of them.
     templates: BTreeMap<TemplateId, u64>,
+    /// Versions of schedules, in the same way.
+    schedules: BTreeMap<ScheduleId, u64>,
     /// Some events were lost before: it is a copy that was made then.
     has_lost: bool,
     /// Outputs that have a row of their own, and their sizes.
@@ -264,6 +273,9 @@ impl Check<'_> {
             (*time, *elapsed) = ((*time).max(recorded.time), (*elapsed).max(recorded.elapsed));
             if let Event::TemplateChanged { template, version, .. } = &recorded.event {
                 self.templates.insert(template.clone(), *version);
+            }
+            if let Event::ScheduleChanged { schedule, version, .. } = &recorded.event {
+                self.schedules.insert(schedule.clone(), *version);
             }
             if let Event::ConcurrencyLimitSet { agent, limit } = &recorded.event {
                 match limit {
@@ -419,6 +431,39 @@ impl Check<'_> {
         let aged = self.reader.get(&key::template_by_age(record.created_at, id)).map_err(|error| error.to_string())?;
         if aged.is_some() == record.deleted {
             return Err("the list of templates by age says otherwise of it".into());
+        }
+        Ok(())
+    }
+
+    fn schedules(&mut self) -> Result<(), ReadError> {
+        let mut ids: BTreeSet<ScheduleId> = self.schedules.keys().cloned().collect();
+        for prefix in [key::SCHEDULES, key::SCHEDULES_BY_AGE] {
+            each(&self.reader, prefix, |row, _| {
+                ids.extend(if prefix == key::SCHEDULES { key::schedule_in(row) } else { key::schedule_of_age(row) });
+                Ok(())
+            })?;
+        }
+        for id in ids {
+            if let Err(why) = self.schedule(&id) {
+                self.findings.lost_schedules.insert(id, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Err` says why it is not whole.
+    fn schedule(&self, id: &ScheduleId) -> Result<(), String> {
+        let words = |error: ReadError| in_full(&error);
+        let record = self.reads.schedule(id).map_err(words)?.ok_or("its head is missing")?;
+        let told = self.schedules.get(id).copied().unwrap_or(0);
+        // Where own events are lost, they need not tell of it.
+        let all_told = self.findings.gaps.is_empty() && !self.has_lost && !self.broken.contains_key(&Subject::Noxd);
+        if told != record.version && (all_told || told > record.version) {
+            return Err(format!("it is at version {}, and its events at {told}", record.version));
+        }
+        let aged = self.reader.get(&key::schedule_by_age(record.created_at, id)).map_err(|error| error.to_string())?;
+        if aged.is_some() == record.deleted {
+            return Err("the list of schedules by age says otherwise of it".into());
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::check::{Findings, each};
 use crate::{
     engine::read::ReadError,
     machine::{
-        ids::{ExecutionId, Revision, TemplateId, WorkflowId},
+        ids::{ExecutionId, Revision, ScheduleId, TemplateId, WorkflowId},
         message::Reply,
     },
     store::{
@@ -106,6 +106,11 @@ impl Copy {
         {
             return;
         }
+        if let Reply::Schedule { schedule, .. } = &request.reply
+            && findings.lost_schedules.contains_key(schedule)
+        {
+            return;
+        }
         self.put(key::request_by_age(request.time, &hash), Vec::new());
         self.put(row.to_vec(), value.to_vec());
     }
@@ -131,6 +136,10 @@ fn kept(findings: &Findings, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         let id = std::str::from_utf8(id).ok().and_then(|id| TemplateId::parse(id).ok());
         id.is_some_and(|id| !findings.lost_templates.contains_key(&id))
     };
+    let schedule = |id: &[u8]| {
+        let id = std::str::from_utf8(id).ok().and_then(|id| ScheduleId::parse(id).ok());
+        id.is_some_and(|id| !findings.lost_schedules.contains_key(&id))
+    };
     let first_id = || rest.first_chunk::<16>().map(|id| ExecutionId(u128::from_be_bytes(*id)));
     let keeps = match kind {
         b'r' => {
@@ -150,6 +159,8 @@ fn kept(findings: &Findings, row: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         b'm' => template(rest),
         b'h' => template(rest.get(8..)?),
         b'g' => template(rest.get(..rest.len().checked_sub(9)?)?),
+        b'c' | b'f' => schedule(rest),
+        b'k' => schedule(rest.get(8..)?),
         b'n' => findings.keeps(&Subject::Noxd),
         b'd' | b'l' => true,
         _ => false,

@@ -13,8 +13,9 @@ use super::read::{ReadError, Reads};
 use crate::{
     machine::{
         expected::Durations,
-        ids::{ExecutionId, Revision, TemplateId, Timestamp, WorkflowId},
-        message::{Event, Recorded, WorkflowChange},
+        ids::{ExecutionId, Revision, ScheduleId, TemplateId, Timestamp, WorkflowId},
+        message::{Event, Recorded, ScheduleChange, WorkflowChange},
+        schedule::ScheduleRecord,
         state::{Mark, State},
         template::TemplateRecord,
     },
@@ -43,6 +44,8 @@ pub struct Rows {
     pub marks: Vec<(ExecutionId, Mark)>,
     /// Executions that end in it.
     ended: Vec<ExecutionId>,
+    /// Schedules whose heads are to be written: once a batch, however many of their times came.
+    schedules: BTreeSet<ScheduleId>,
 }
 
 /// Rows of events that are not full: the next events of an execution go into the same row, which is written anew. So a
@@ -117,6 +120,11 @@ impl Rows {
         });
         for events in by_subject.chunk_by(|one, next| same_subject(one, next)) {
             rows.subject(&subject_of(events[0]), events, state, open);
+        }
+        for id in std::mem::take(&mut rows.schedules) {
+            if let Some(record) = state.schedule(&id) {
+                rows.put(key::schedule(&id), layout::encode_schedule_head(record));
+            }
         }
         rows
     }
@@ -213,11 +221,33 @@ impl Rows {
         if let Event::TemplateChanged { template, change, version, record: Some(record) } = &recorded.event {
             return self.template(template, *change, *version, record);
         }
+        match &recorded.event {
+            Event::ScheduleChanged { schedule, change, record: Some(record), .. } => {
+                return self.schedule(schedule, change, record);
+            }
+            Event::ScheduleAdvanced { schedule, .. } => {
+                self.schedules.insert(schedule.clone());
+            }
+            _ => {}
+        }
         let Event::ConcurrencyLimitSet { agent, limit } = &recorded.event else { return };
         let key = key::limit(agent.as_deref().unwrap_or_default());
         match limit {
             Some(limit) => self.put(key, layout::encode_limit(*limit)),
             None => self.delete(key),
+        }
+    }
+
+    fn schedule(&mut self, id: &ScheduleId, change: &ScheduleChange, record: &ScheduleRecord) {
+        self.schedules.insert(id.clone());
+        match change {
+            ScheduleChange::Created => {
+                self.put(key::schedule_content(id), layout::encode_schedule(&record.spec));
+                self.put(key::schedule_by_age(record.created_at, id), Vec::new());
+            }
+            ScheduleChange::Updated => self.put(key::schedule_content(id), layout::encode_schedule(&record.spec)),
+            ScheduleChange::Deleted => self.delete(key::schedule_by_age(record.created_at, id)),
+            ScheduleChange::Paused { .. } | ScheduleChange::Resumed => {}
         }
     }
 

@@ -13,16 +13,18 @@ use crate::{
     machine::{
         execution::{Execution, Moves},
         expected::Durations,
-        ids::{ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
+        ids::{ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
         judgement::TaskResult,
         message::{Event, Recorded, Trigger, WorkflowRecord},
+        schedule::ScheduleRecord,
         template::{TemplateRecord, TemplateSpec},
         workflow::{Definition, WorkflowSpec},
     },
     store::{
         Reader, StoreError,
         layout::{
-            self, BatchRow, Dormant, LayoutError, Limit, RequestRow, Subject, Summary, TemplateHead, WorkflowHead, key,
+            self, BatchRow, Dormant, LayoutError, Limit, RequestRow, ScheduleHead, Subject, Summary, TemplateHead,
+            WorkflowHead, key,
         },
     },
 };
@@ -105,6 +107,37 @@ impl Reads {
         let through = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.rows.scan_back(key::TEMPLATES_BY_AGE, through, limit)?;
         Ok(rows.into_iter().filter_map(|(key, _)| Some((key.to_vec(), key::template_of_age(&key)?))).collect())
+    }
+
+    /// A schedule, with how far it has come; deleted ones too.
+    pub fn schedule(&self, id: &ScheduleId) -> Result<Option<ScheduleRecord>, ReadError> {
+        let Some(head) = self.rows.get(&key::schedule(id))? else { return Ok(None) };
+        let head = ScheduleHead::decode(id, &head)?;
+        let content = self.rows.get(&key::schedule_content(id))?;
+        let content = content.ok_or_else(|| ReadError::Missing(format!("what schedule `{id}` says")))?;
+        Ok(Some(head.record(layout::decode_schedule(id, &content)?)?))
+    }
+
+    /// The ids of schedules, newest first, after a position (which is their key by age).
+    pub fn schedules(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, ScheduleId)>, ReadError> {
+        let through = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.rows.scan_back(key::SCHEDULES_BY_AGE, through, limit)?;
+        Ok(rows.into_iter().filter_map(|(key, _)| Some((key.to_vec(), key::schedule_of_age(&key)?))).collect())
+    }
+
+    /// The heads of all schedules, one after the other; deleted ones too.
+    pub fn each_schedule(&self, mut visit: impl FnMut(ScheduleId, ScheduleHead)) -> Result<(), ReadError> {
+        let mut from = key::SCHEDULES.to_vec();
+        loop {
+            let rows = self.rows.scan(key::SCHEDULES, &from, ROWS_AT_ONCE)?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            from = [last.as_ref(), &[0]].concat();
+            for (key, value) in &rows {
+                let id = key::schedule_in(key).ok_or_else(|| ReadError::Missing("a schedule's name".into()))?;
+                let head = ScheduleHead::decode(&id, value)?;
+                visit(id, head);
+            }
+        }
     }
 
     /// The definition that executions of a version run.
@@ -211,8 +244,8 @@ impl Reads {
         };
         let state = execution.tasks.get(task as usize);
         let state = state.ok_or_else(|| ReadError::Missing(format!("task {task} of execution {id}")))?;
-        if let (true, Trigger::Rerun(source)) = (state.reused, execution.trigger) {
-            return self.result(source, task);
+        if let (true, Trigger::Rerun(source)) = (state.reused, &execution.trigger) {
+            return self.result(*source, task);
         }
         self.result_at(id, task, state.last_end)
     }

@@ -67,6 +67,8 @@ pub fn recover(reads: &Reads, concurrency_limit: u32) -> Result<Recovered, ReadE
             state.drop_idle([id]);
         }
     }
+    // When all is known that has not ended: times may wait for it.
+    reads.each_schedule(|id, head| state.note_schedule(&id, head.deleted, &head.course))?;
     find_processes(reads, &mut interrupted)?;
     Ok(Recovered { state, elapsed, interrupted })
 }

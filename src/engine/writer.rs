@@ -28,7 +28,7 @@ use crate::{
     machine::{
         control,
         explain::{self, Blocker},
-        ids::{Actor, ExecutionId, TaskIndex, Tick, WorkflowId},
+        ids::{Actor, ExecutionId, ScheduleId, TaskIndex, Tick, WorkflowId},
         judgement::TaskResult,
         message::{Command, Content, Effect, Event, Operation, Rejection, Reply, Trigger},
         parallel::Admission,
@@ -48,6 +48,8 @@ const EVENT_BYTES_AT_ONCE: usize = 32 * 1_024 * 1_024;
 const FULL_REST: Duration = Duration::from_millis(500);
 /// Deadlines in one batch.
 const DEADLINES_AT_ONCE: usize = 1_024;
+/// Schedules in one batch: ten thousand that are due at once take some forty.
+const SCHEDULES_AT_ONCE: usize = 256;
 /// Longest wait without a look at the clock: after a suspend, deadlines are late by so much at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -144,9 +146,16 @@ impl Writer {
     }
 
     fn patience(&mut self) -> Duration {
-        let Some(deadline) = self.machine.state().next_deadline() else { return LONGEST_WAIT };
-        let now = self.clock.tick().elapsed;
-        Duration::from_micros(deadline.0.saturating_sub(now.0)).min(LONGEST_WAIT)
+        let (deadline, firing) = (self.machine.state().next_deadline(), self.machine.state().next_firing());
+        if deadline.is_none() && firing.is_none() {
+            return LONGEST_WAIT;
+        }
+        let now = self.clock.tick();
+        let until_deadline = deadline.map(|at| at.0.saturating_sub(now.elapsed.0));
+        // The clock of walls may be put: it is looked at again after LONGEST_WAIT.
+        let until_firing = firing.map(|at| u64::try_from(at.0.saturating_sub(now.wall.0)).unwrap_or(0));
+        let first = until_deadline.into_iter().chain(until_firing).min();
+        first.map_or(LONGEST_WAIT, Duration::from_micros).min(LONGEST_WAIT)
     }
 
     /// One batch: decide, make durable, then let out. One whose events grow large is committed in parts.
@@ -155,6 +164,8 @@ impl Writer {
         self.has_room = self.store.free_for_new_work();
         self.begun |= messages.iter().any(|message| matches!(message, Message::Begin));
         self.machine.state_mut().hold_admission(!self.begun || !self.has_room);
+        // Before what was asked meanwhile: a change or a pause passes over no time that has come.
+        self.fire(&mut batch)?;
         for fact in std::mem::take(&mut self.begun_at_once) {
             self.fact(fact, &mut batch);
             self.settle(&mut batch)?;
@@ -186,6 +197,7 @@ impl Writer {
         self.load_due(batch.tick)?;
         self.machine.apply_due(batch.tick, DEADLINES_AT_ONCE, &mut batch.step);
         self.settle(&mut batch)?;
+        self.fire(&mut batch)?;
         self.commit(&mut batch)?;
         self.let_out(batch);
         Ok(())
@@ -362,9 +374,9 @@ impl Writer {
     }
 
     fn result(&self, id: ExecutionId, task: TaskIndex) -> Result<TaskResult, ReadError> {
-        let held = self.machine.state().execution(id).map(|held| (held.trigger, &held.tasks[task as usize]));
+        let held = self.machine.state().execution(id).map(|held| (&held.trigger, &held.tasks[task as usize]));
         match held {
-            Some((Trigger::Rerun(source), state)) if state.reused => self.reads.result(source, task),
+            Some((Trigger::Rerun(source), state)) if state.reused => self.reads.result(*source, task),
             Some((_, state)) => self.reads.result_at(id, task, state.last_end),
             None => self.reads.result(id, task),
         }
@@ -374,6 +386,39 @@ impl Writer {
     fn load_due(&mut self, tick: Tick) -> Result<(), Fatal> {
         for id in self.machine.state().due_elsewhere(tick, DEADLINES_AT_ONCE) {
             self.load_alive(id)?;
+        }
+        Ok(())
+    }
+
+    /// Decides about the times of schedules that have come, each with what follows at once: a schedule, its counters and
+    /// its executions are one step, and so are in one commit.
+    fn fire(&mut self, batch: &mut Batch) -> Result<(), Fatal> {
+        for _ in 0..SCHEDULES_AT_ONCE {
+            let Some(id) = self.machine.state().first_firing(batch.tick).cloned() else { break };
+            self.load_schedule(&id)?;
+            for execution in self.machine.state().needs_of_firing(&id) {
+                self.load_alive(execution)?;
+            }
+            self.machine.fire(&id, batch.tick, &mut batch.step);
+            self.settle(batch)?;
+            self.part(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Loads a schedule with what it starts.
+    fn load_schedule(&mut self, id: &ScheduleId) -> Result<(), Fatal> {
+        if self.machine.state().schedule(id).is_none() {
+            let record = self.reads.schedule(id)?;
+            let record = record.ok_or_else(|| ReadError::Missing(format!("schedule `{id}`")))?;
+            self.machine.state_mut().load_schedule(record);
+        }
+        if let Some(workflow) = self.machine.state().schedule(id).map(|record| record.spec.workflow.clone()) {
+            self.load_workflow(&workflow)?;
+        }
+        if let Some((id, version)) = self.machine.state().needs_durations_of(id) {
+            let durations = self.reads.durations(&id, version)?;
+            self.machine.state_mut().load_durations(id, version, durations);
         }
         Ok(())
     }
@@ -448,6 +493,11 @@ impl Writer {
         for id in needs.templates {
             if let Some(record) = self.reads.template(&id)? {
                 self.machine.state_mut().load_template(record);
+            }
+        }
+        for id in needs.schedules {
+            if self.reads.schedule(&id)?.is_some() {
+                self.load_schedule(&id)?;
             }
         }
         for id in needs.executions {
@@ -535,6 +585,9 @@ fn is_new_work(command: &Command) -> bool {
             | Command::CreateTemplate { .. }
             | Command::UpdateTemplate { .. }
             | Command::InstantiateTemplate { .. }
+            | Command::CreateSchedule { .. }
+            | Command::UpdateSchedule { .. }
+            | Command::TriggerSchedule { .. }
             | Command::StartExecution { .. }
             | Command::RerunExecution { .. }
     )

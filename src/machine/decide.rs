@@ -15,7 +15,7 @@ use super::{
     message::{
         Command, Content, Event, Rejection, Reply, Start, TimeLimit, Trigger, Waited, WorkflowChange, WorkflowRecord,
     },
-    rerun,
+    rerun, schedule,
     state::State,
     task::{TaskState, TaskStatus},
     template::{self, TemplateOrigin},
@@ -66,6 +66,18 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
         Command::InstantiateTemplate { definition, origin, start } => {
             instantiate(state, &definition, origin, start, actor, tick)
         }
+        Command::CreateSchedule { spec, enabled, remaining_runs } => {
+            accepts_work(state)?;
+            schedule::create(state, spec, enabled, remaining_runs, actor, tick)
+        }
+        Command::UpdateSchedule { spec, enabled, remaining_runs, etag } => {
+            accepts_work(state)?;
+            schedule::update(state, spec, enabled, remaining_runs, etag, tick)
+        }
+        Command::DeleteSchedule { schedule, etag } => schedule::delete(state, &schedule, etag, tick),
+        Command::PauseSchedule { schedule, note } => schedule::pause(state, &schedule, note),
+        Command::ResumeSchedule { schedule } => schedule::resume(state, &schedule, tick),
+        Command::TriggerSchedule { schedule, execution } => schedule::trigger(state, &schedule, execution, tick),
         Command::RerunExecution { execution, source, tasks } => rerun::decide(state, execution, source, &tasks),
         Command::Control { operation, workflow, execution } => control::decide(state, operation, workflow, execution),
         Command::ResolveApproval { execution, task, approved, comment } => {
@@ -212,7 +224,11 @@ fn instantiate(
     Ok((decided, Reply::Started { workflow, version, execution }))
 }
 
-fn started(
+/// An execution of a version begins.
+///
+/// # Errors
+/// Where the inputs do not fit, noxd shuts down, or there is no room.
+pub(super) fn started(
     state: &State,
     definition: &Definition,
     version: u64,

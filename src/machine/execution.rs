@@ -185,7 +185,7 @@ impl Execution {
             workflow: recorded.workflow.clone()?,
             version: *version,
             status: ExecutionStatus::Running,
-            trigger: *trigger,
+            trigger: trigger.clone(),
             created_by: recorded.actor.clone(),
             labels: labels.clone(),
             inputs: Arc::clone(inputs),
@@ -307,6 +307,8 @@ impl Execution {
             | Event::ConditionError { .. }
             | Event::ApprovalResolved { .. }
             | Event::TemplateChanged { .. }
+            | Event::ScheduleChanged { .. }
+            | Event::ScheduleAdvanced { .. }
             | Event::ConcurrencyLimitSet { .. } => {}
         }
     }

@@ -82,9 +82,55 @@ impl fmt::Display for TemplateId {
     }
 }
 
+/// The author's name for a schedule, of the same form.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScheduleId(Arc<str>);
+
+impl ScheduleId {
+    /// Takes a well-formed id.
+    ///
+    /// # Errors
+    /// Says what is wrong with a malformed one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        check_name(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ScheduleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A run of a workflow: a UUIDv7, so that ids sort by birth.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExecutionId(pub u128);
+
+impl ExecutionId {
+    /// An id that is born in a step: its time and chance are the step's, and the revision of its birth tells it from
+    /// the others.
+    pub fn born(tick: Tick, revision: Revision) -> Self {
+        // The step of SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).
+        let mix = |state: u64| {
+            let z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ z >> 31
+        };
+        let high = mix(tick.seed ^ mix(revision));
+        let chance = u128::from(high) << 64 | u128::from(mix(high));
+        let millis = u64::try_from(tick.wall.0 / 1_000).unwrap_or(0);
+        let mut bytes = [0; 10];
+        bytes.copy_from_slice(&chance.to_be_bytes()[..10]);
+        Self(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid().as_u128())
+    }
+}
 
 impl fmt::Display for ExecutionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,7 +16,8 @@ pub use self::{
     effect::{Effect, Filling, StopCause, TaskRead},
     error_kind::ErrorKind,
     event::{
-        AttemptResult, Event, ExecutionEnd, Recorded, Reused, TaskEnd, TaskError, TimeLimit, Waited, WorkflowChange,
+        AttemptResult, Event, ExecutionEnd, Recorded, Reused, ScheduleChange, TaskEnd, TaskError, TimeLimit, Waited,
+        WorkflowChange,
     },
     rejection::{Rejection, Reply},
 };

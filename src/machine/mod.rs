@@ -31,6 +31,7 @@ pub mod placeholder;
 pub mod progress;
 pub mod rerun;
 pub mod retry;
+pub mod schedule;
 mod scope;
 pub mod state;
 pub mod step;

@@ -11,10 +11,11 @@ use std::{
 use super::{
     execution::{Execution, ExecutionStatus, Moves},
     expected::{Durations, Expected},
-    ids::{AttemptKey, Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Tick, Timestamp, WorkflowId},
+    ids::{AttemptKey, Elapsed, ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Tick, Timestamp, WorkflowId},
     judgement::{self, Results, TaskResult},
     message::{Command, Content, Event, Recorded, Trigger, WorkflowRecord},
     parallel::Admission,
+    schedule::ScheduleRecord,
     task::TaskStatus,
     template::TemplateRecord,
     workflow::Definition,
@@ -30,9 +31,11 @@ pub struct State {
     pub(super) held: bool,
     pub(super) workflows: BTreeMap<WorkflowId, Arc<WorkflowRecord>>,
     /// How long executions of a version have taken so far, and what those expect of it that begin now.
-    durations: BTreeMap<(WorkflowId, u64), Known>,
+    pub(super) durations: BTreeMap<(WorkflowId, u64), Known>,
     /// Those that commands of this batch are about.
     pub(super) templates: BTreeMap<TemplateId, Arc<TemplateRecord>>,
+    /// Those that commands and times of this batch are about.
+    pub(super) schedules: BTreeMap<ScheduleId, Arc<ScheduleRecord>>,
     pub(super) executions: BTreeMap<ExecutionId, Execution>,
     /// Tasks of the executions that are held whole.
     pub(super) hot_tasks: usize,
@@ -51,6 +54,12 @@ pub struct State {
     pub(super) turning: BTreeSet<ExecutionId>,
     /// The one ordered structure for time: when the first deadline of an execution is due.
     pub(super) deadlines: BTreeSet<(Elapsed, ExecutionId)>,
+    /// The same on the wall clock: when the next time of a schedule is due. All that is kept of one that is idle.
+    pub(super) firings: BTreeSet<(Timestamp, ScheduleId)>,
+    /// Schedules that have times which wait for an execution to end.
+    pub(super) buffering: BTreeSet<ScheduleId>,
+    /// Those of them of which one ended.
+    pub(super) released: BTreeSet<ScheduleId>,
 }
 
 /// How long executions of a version have taken so far, and what those expect of it that begin now.
@@ -89,6 +98,8 @@ pub struct Needs {
     pub workflows: Vec<WorkflowId>,
     /// Template records.
     pub templates: Vec<TemplateId>,
+    /// Schedule records.
+    pub schedules: Vec<ScheduleId>,
     /// Executions; alive ones whole, ended ones by their status.
     pub executions: Vec<ExecutionId>,
     /// Executions, whole, whether they have ended or not.
@@ -118,6 +129,10 @@ impl State {
             results: Results::new(),
             turning: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            firings: BTreeSet::new(),
+            buffering: BTreeSet::new(),
+            released: BTreeSet::new(),
+            schedules: BTreeMap::new(),
         }
     }
 
@@ -208,6 +223,17 @@ impl State {
                 needs.templates.push(spec.id.clone());
             }
             Command::DeleteTemplate { template, .. } => needs.templates.push(template.clone()),
+            Command::CreateSchedule { spec, .. } | Command::UpdateSchedule { spec, .. } => {
+                workflow(&spec.workflow);
+                needs.schedules.push(spec.id.clone());
+            }
+            Command::DeleteSchedule { schedule, .. }
+            | Command::PauseSchedule { schedule, .. }
+            | Command::ResumeSchedule { schedule } => needs.schedules.push(schedule.clone()),
+            Command::TriggerSchedule { schedule, .. } => match self.schedules.get(schedule) {
+                Some(found) => workflow(&found.spec.workflow),
+                None => needs.schedules.push(schedule.clone()),
+            },
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
             Command::Control { workflow: id, execution, .. } => {
                 workflow(id);
@@ -224,6 +250,7 @@ impl State {
             | Command::SetConcurrencyLimit { .. }
             | Command::Drain => {}
         }
+        needs.schedules.retain(|id| !self.schedules.contains_key(id));
         needs.templates.retain(|id| !self.templates.contains_key(id));
         needs.executions.retain(|id| !self.executions.contains_key(id) && !self.ended.contains_key(id));
         needs
@@ -238,6 +265,7 @@ impl State {
                 let source = self.sources.get(source)?;
                 (source.workflow.clone(), source.version)
             }
+            Command::TriggerSchedule { schedule, .. } => return self.needs_durations_of(schedule),
             _ => return None,
         };
         (!self.durations.contains_key(&started)).then_some(started)
@@ -364,6 +392,7 @@ impl State {
         self.ended.clear();
         self.sources.clear();
         self.templates.clear();
+        self.schedules.clear();
         self.results.clear();
         // Records are cheap to load and definitions are shared with hot executions; only many are a burden.
         const KEPT_WORKFLOWS: usize = 1_024;
@@ -391,6 +420,10 @@ impl State {
             }
             (Event::TemplateChanged { template, record: Some(record), .. }, ..) => {
                 self.templates.insert(template.clone(), Arc::clone(record));
+            }
+            (Event::ScheduleChanged { record: Some(record), .. }, ..) => self.keep_schedule(Arc::clone(record)),
+            (Event::ScheduleAdvanced { schedule, nominal, outcome, next }, ..) => {
+                self.advance_schedule(schedule, *nominal, outcome, *next);
             }
             (Event::ConcurrencyLimitSet { agent, limit }, ..) => self.set_limit(agent.as_deref(), *limit),
             (_, _, Some(id)) => self.follow(id, recorded),
@@ -420,7 +453,7 @@ impl State {
         let Event::ExecutionStarted { trigger, .. } = &recorded.event else { return };
         let definition = match trigger {
             Trigger::Rerun(source) => self.sources.get(source).map(|source| Arc::clone(&source.definition)),
-            Trigger::Manual => recorded.workflow.as_ref().and_then(|id| self.ready(id)),
+            Trigger::Manual | Trigger::Schedule { .. } => recorded.workflow.as_ref().and_then(|id| self.ready(id)),
         };
         let execution = definition.and_then(|definition| Execution::begin(recorded, definition, moves));
         if let Some(execution) = execution {
@@ -482,7 +515,10 @@ impl State {
             Event::ExecutionResumed | Event::ExecutionCancelRequested { .. } => {
                 self.set_alive_status(id, ExecutionStatus::Running);
             }
-            Event::ExecutionEnded { .. } => self.forget(id),
+            Event::ExecutionEnded { .. } => {
+                self.release(id);
+                self.forget(id);
+            }
             Event::TaskStarted { task, attempt, .. } => {
                 self.admission.admit(AttemptKey { execution: id, task: *task, attempt: *attempt }, recorded.elapsed);
             }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::{
     decide::{self, Decided, FollowUp},
     execution::Execution,
-    ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick},
+    ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TaskIndex, Tick},
     message::{Command, Effect, Event, Filling, Recorded, Rejection, Reply, StopCause, TaskRead, Trigger},
+    schedule,
     state::State,
 };
 
@@ -79,6 +80,20 @@ impl Machine {
         }
         self.settle(tick, step);
         applied
+    }
+
+    /// Decides about the times of a schedule that have come, and those that waited for an end, adding to `step`. Its
+    /// record, its workflow and what it may cancel must be here ([`State::needs_of_firing`]).
+    pub fn fire(&mut self, schedule: &ScheduleId, tick: Tick, step: &mut Step) {
+        let tick = self.forward(tick);
+        let decided = schedule::come(&self.state, schedule, tick);
+        if decided.is_empty() {
+            self.state.nothing_released(schedule);
+        }
+        for one in decided {
+            self.record(one, &Actor::Noxd, tick, step);
+        }
+        self.settle(tick, step);
     }
 
     /// Time never goes back, whatever the clocks do.
@@ -158,8 +173,8 @@ fn filling(execution: &Execution, task: TaskIndex) -> Option<Box<Filling>> {
     let read = execution.definition.reads_of(task)?.iter();
     let reads = read.map(|&task| {
         let state = &execution.tasks[task as usize];
-        let source = match execution.trigger {
-            Trigger::Rerun(source) if state.reused => source,
+        let source = match &execution.trigger {
+            Trigger::Rerun(source) if state.reused => *source,
             _ => execution.id,
         };
         TaskRead { task, status: state.status, attempts: state.attempt, source, last_end: state.last_end }

@@ -59,6 +59,12 @@ impl Ledger {
                 Some((_, false)) => "Ok",
                 _ => "WorkflowNotFound",
             },
+            Command::CreateSchedule { .. }
+            | Command::UpdateSchedule { .. }
+            | Command::DeleteSchedule { .. }
+            | Command::PauseSchedule { .. }
+            | Command::ResumeSchedule { .. }
+            | Command::TriggerSchedule { .. } => self.fail("nobody here has schedules"),
             Command::RerunExecution { source, tasks, .. } => self.expected_of_rerun(*source, tasks),
             Command::Control { operation, workflow, execution } => {
                 let Some(run) = self.runs.get(execution).filter(|run| run.workflow == *workflow) else {

@@ -421,7 +421,7 @@ impl Ledger {
         let count = plan.definition.task_count();
         self.check(*task_count as usize == count, "the count of the tasks");
         match trigger {
-            Trigger::Manual => {
+            Trigger::Manual | Trigger::Schedule { .. } => {
                 self.check(self.workflows.get(&workflow) == Some(&(*version, false)), "it runs the newest version");
                 self.check(reused.is_empty(), "nothing is kept of nothing");
             }
@@ -455,7 +455,7 @@ impl Ledger {
         let run = Run {
             workflow,
             version: *version,
-            trigger: *trigger,
+            trigger: trigger.clone(),
             status: ExecutionStatus::Running,
             tasks,
             cancels: 0,
@@ -643,6 +643,8 @@ impl Ledger {
             }
             Event::WorkflowChanged { .. }
             | Event::TemplateChanged { .. }
+            | Event::ScheduleChanged { .. }
+            | Event::ScheduleAdvanced { .. }
             | Event::ExecutionStarted { .. }
             | Event::ConcurrencyLimitSet { .. } => {
                 self.fail("an event of nobody");
@@ -698,9 +700,9 @@ impl Ledger {
         let run = &self.runs[&id];
         let (spec, state) = (run.spec(task), &run.tasks[task]);
         let has_left = matches!(state.status, TaskStatus::Completed | TaskStatus::Failed | TaskStatus::TimedOut);
-        let (output, exit_code) = match run.trigger {
+        let (output, exit_code) = match &run.trigger {
             Trigger::Rerun(source) if state.reused => {
-                let kept = self.fact(source, task);
+                let kept = self.fact(*source, task);
                 (kept.output, kept.exit_code)
             }
             _ if has_left => (state.output.clone(), state.exit_code),

@@ -121,8 +121,8 @@ impl Light {
         let execution = self.machine.state().execution(id).cloned().or_else(|| self.execution(id));
         let execution = execution.expect("somebody waits for its result");
         let state = &execution.tasks[task as usize];
-        if let (true, Trigger::Rerun(source)) = (state.reused, execution.trigger) {
-            return self.result(source, task, newest);
+        if let (true, Trigger::Rerun(source)) = (state.reused, &execution.trigger) {
+            return self.result(*source, task, newest);
         }
         let mut events = self.log.iter().chain(newest);
         let found = events.find(|recorded| recorded.revision == state.last_end && recorded.execution == Some(id));

@@ -109,9 +109,9 @@ impl Real {
     }
 
     fn result(&self, id: ExecutionId, task: TaskIndex) -> TaskResult {
-        let held = self.machine.state().execution(id).map(|held| (held.trigger, &held.tasks[task as usize]));
+        let held = self.machine.state().execution(id).map(|held| (&held.trigger, &held.tasks[task as usize]));
         read(match held {
-            Some((Trigger::Rerun(source), state)) if state.reused => self.reads.result(source, task),
+            Some((Trigger::Rerun(source), state)) if state.reused => self.reads.result(*source, task),
             Some((_, state)) => self.reads.result_at(id, task, state.last_end),
             None => self.reads.result(id, task),
         })

@@ -1,11 +1,14 @@
 //! Stories of schedules: previewed at a terminal, stored, fired over a kill.
 
+use std::time::Duration;
+
 use crate::{
-    calls::reason,
+    calls::{gate, reason, span},
     command_line::{all_text, noxctl, text},
-    support::Noxd,
+    support::{Noxd, eventually},
 };
 use noxd::{cli::connect, proto::v1};
+use tokio_stream::StreamExt as _;
 use tonic_types::StatusExt as _;
 
 fn cron(expression: &str, timezone: &str) -> v1::Schedule {
@@ -45,4 +48,167 @@ async fn a_preview_tells_local_times_offsets_and_what_the_clocks_do_and_every_fa
     assert!(client.preview_schedule(never).await.expect_err("never").message().contains("never fires"));
     let output = noxctl(&noxd, &["schedule", "preview", "--every=soon"]);
     assert_eq!(output.status.code(), Some(2), "{}", all_text(&output));
+}
+
+/// A workflow `w` of one task that waits for a file, and so runs as long as the story wants.
+async fn with_gate(noxd: &Noxd) -> std::path::PathBuf {
+    let go = noxd.path("go");
+    noxd.create("w", vec![gate("t", &go, &[])]).await;
+    go
+}
+
+fn every_second(id: &str) -> v1::ScheduledWorkflow {
+    let interval = Some(v1::IntervalSchedule { interval: span(Duration::from_secs(1)) });
+    let schedule_type = interval.map(v1::schedule::ScheduleType::Interval);
+    let schedule = Some(v1::Schedule { schedule_type, ..v1::Schedule::default() });
+    v1::ScheduledWorkflow { id: id.into(), workflow_id: "w".into(), schedule, ..Default::default() }
+}
+
+impl Noxd {
+    async fn store_schedule(&self, schedule: v1::ScheduledWorkflow) -> Result<v1::ScheduledWorkflow, tonic::Status> {
+        let request = v1::CreateScheduleRequest { schedule: Some(schedule), ..Default::default() };
+        let answer = connect::schedules(self.channel().await).create_schedule(request).await?;
+        Ok(answer.into_inner().schedule.expect("a schedule"))
+    }
+
+    async fn schedule(&self, id: &str) -> v1::ScheduledWorkflow {
+        let request = v1::GetScheduleRequest { schedule_id: id.into() };
+        let answer = connect::schedules(self.channel().await).get_schedule(request).await.expect("there");
+        answer.into_inner().schedule.expect("a schedule")
+    }
+
+    /// The schedule, once it is as the story waits for.
+    async fn schedule_becomes(&self, id: &str, is: impl Fn(&v1::ScheduledWorkflow) -> bool) -> v1::ScheduledWorkflow {
+        let found = || async { Some(self.schedule(id).await).filter(&is) };
+        eventually(&format!("schedule {id} is as the story waits for"), found).await
+    }
+
+    async fn all_executions(&self) -> Vec<v1::WorkflowExecution> {
+        let request = v1::ListExecutionsRequest { page_size: 1_000, ..Default::default() };
+        self.executions().await.list_executions(request).await.expect("listed").into_inner().executions
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_fires_over_a_kill_and_no_time_has_two_executions() {
+    // S-SCHED-5, S-SCHED-7
+    let mut noxd = Noxd::start().await;
+    let go = with_gate(&noxd).await;
+    std::fs::write(&go, "").expect("open");
+    let all = v1::CatchUpPolicy::All as i32;
+    noxd.store_schedule(v1::ScheduledWorkflow { catch_up: all, ..every_second("s") }).await.expect("stored");
+    noxd.schedule_becomes("s", |schedule| schedule.execution_count >= 2).await;
+    noxd.kill_now();
+    noxd.start_again().await;
+    let before = noxd.schedule("s").await.execution_count;
+    noxd.schedule_becomes("s", |schedule| schedule.execution_count >= before + 2).await;
+    let request = v1::PauseScheduleRequest { schedule_id: "s".into(), note: "enough".into(), ..Default::default() };
+    connect::schedules(noxd.channel().await).pause_schedule(request).await.expect("paused");
+    let schedule = noxd.schedule("s").await;
+    assert_eq!((schedule.enabled, schedule.note.as_str(), schedule.next_execution), (Some(false), "enough", None));
+    let executions = noxd.all_executions().await;
+    assert_eq!(executions.len() as u64, schedule.execution_count, "each firing has its execution, and each one counts");
+    let mut times: Vec<(i64, i32)> = executions
+        .iter()
+        .map(|execution| {
+            assert_eq!(execution.schedule_id, "s");
+            assert_eq!(execution.trigger(), v1::ExecutionTrigger::Schedule);
+            let at = execution.scheduled_for.as_ref().expect("it is for a time");
+            (at.seconds, at.nanos)
+        })
+        .collect();
+    times.sort_unstable();
+    times.dedup();
+    assert_eq!(times.len(), executions.len(), "no time has two");
+    let last = *times.last().expect("some");
+    let spanned = u64::try_from(last.0 - times[0].0).expect("in order") + 1;
+    assert!(schedule.execution_count + schedule.skipped_count + schedule.missed_count >= spanned, "none is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_stores_pauses_triggers_and_deletes_a_schedule() {
+    // S-SCHED-4, S-SCHED-6, S-SAFE-3
+    let noxd = Noxd::start().await;
+    let go = with_gate(&noxd).await;
+    let file = noxd.path("nightly.yaml");
+    let yaml = "id: nightly\nworkflow_id: w\nschedule: {cron: {expression: '30 2 * * *'}, timezone: Europe/Berlin, \
+                jitter: 5m}\noverlap_policy: buffer-one\ncatch_up: all\ncatch_up_window: 12h\n";
+    std::fs::write(&file, yaml).expect("a file");
+    let file = file.display().to_string();
+    let said = |arguments: &[&str]| {
+        let output = noxctl(&noxd, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", all_text(&output));
+        text(&output.stdout)
+    };
+    assert!(said(&["schedule", "create", "-f", &file]).contains("nightly  version 1  next "));
+    let shown = said(&["schedule", "show", "nightly"]);
+    for words in ["30 2 * * * Europe/Berlin", "BUFFER_ONE", "ALL"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    // What is shown is a file again.
+    let again = noxd.path("again.yaml");
+    std::fs::write(&again, said(&["schedule", "show", "nightly", "-o", "yaml"])).expect("a file");
+    assert!(said(&["schedule", "update", "-f", &again.display().to_string()]).contains("nightly  version 2"));
+    let stale = noxctl(&noxd, &["schedule", "update", "-f", &again.display().to_string()]);
+    assert!(all_text(&stale).contains("etag v2"), "{}", all_text(&stale));
+
+    assert!(said(&["schedule", "disable", "nightly", "--note=holiday"]).contains("disabled"));
+    assert!(said(&["schedule", "show", "nightly"]).contains("holiday"));
+    let execution = said(&["schedule", "trigger", "nightly"]).trim().to_owned();
+    assert_eq!(noxd.execution(&execution).await.scheduled_for, None, "it is for no time");
+    assert!(said(&["schedule", "enable", "nightly"]).contains("next "));
+    assert!(said(&["schedule", "list", "--workflow=w"]).contains("nightly"));
+    assert_eq!(noxd.schedule("nightly").await.execution_count, 1);
+    std::fs::write(&go, "").expect("open");
+    assert_eq!(noxd.ended(&execution).await.status(), v1::WorkflowStatus::Completed);
+
+    // A repeat has no second effect.
+    let request = v1::TriggerScheduleRequest { schedule_id: "nightly".into(), request_id: "once".into() };
+    let mut client = connect::schedules(noxd.channel().await);
+    let first = client.trigger_schedule(request.clone()).await.expect("triggered").into_inner().execution;
+    let second = client.trigger_schedule(request).await.expect("the same").into_inner().execution;
+    assert_eq!(first.expect("one").id, second.expect("one").id);
+
+    said(&["schedule", "delete", "nightly", "--yes"]);
+    let request = v1::GetScheduleRequest { schedule_id: "nightly".into() };
+    assert_eq!(reason(&client.get_schedule(request).await.expect_err("gone")), "SCHEDULE_NOT_FOUND");
+    let wrong = v1::ScheduledWorkflow { workflow_id: "nobody".into(), ..every_second("s") };
+    assert_eq!(reason(&noxd.store_schedule(wrong).await.expect_err("no workflow")), "WORKFLOW_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_one_runs_is_told_with_its_reason() {
+    // S-SCHED-4
+    let noxd = Noxd::start().await;
+    with_gate(&noxd).await;
+    noxd.store_schedule(every_second("s")).await.expect("stored");
+    let schedule = noxd.schedule_becomes("s", |schedule| schedule.skipped_count >= 1).await;
+    assert_eq!(schedule.execution_count, 1);
+    let request = v1::WatchEventsRequest { after_revision: Some(0), ..Default::default() };
+    let mut events = noxd.executions().await.watch_events(request).await.expect("events").into_inner();
+    let skipped = loop {
+        let event = events.next().await.expect("it is told before the end").expect("an event").event;
+        if let Some(v1::event::Kind::ScheduleSkipped(skipped)) = event.and_then(|event| event.kind) {
+            break skipped;
+        }
+    };
+    assert_eq!((skipped.schedule_id.as_str(), skipped.reason.as_str()), ("s", "the execution before has not ended"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_schedules_can_be_stored() {
+    // S-SCHED-1
+    let noxd = Noxd::start().await;
+    with_gate(&noxd).await;
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/schedules");
+    let mut stored = 0;
+    for example in std::fs::read_dir(examples).expect("examples") {
+        let path = example.expect("an entry").path();
+        let mut schedule = noxd::cli::file::read_scheduled_workflow(&path).expect("a schedule");
+        schedule.workflow_id = "w".into();
+        schedule.inputs = None;
+        noxd.store_schedule(schedule).await.unwrap_or_else(|status| panic!("{}: {status}", path.display()));
+        stored += 1;
+    }
+    assert!(stored >= 3, "void: only {stored} examples");
 }

@@ -45,7 +45,11 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         "when a schedule fires follows from the schedule and the time asked from, nothing else",
     ),
     ("src/store/", &[], "the store keeps opaque rows: a distributed engine can stand behind it without a change above"),
-    ("src/store/layout/", &["machine"], "what machine types look like on disk is all that the layout knows"),
+    (
+        "src/store/layout/",
+        &["calendar", "machine"],
+        "what machine types look like on disk is all that the layout knows",
+    ),
     ("src/engine/", &["machine", "store"], "the engine orders effects over a channel; it never sees who takes them"),
     ("src/executor/", &["machine", "engine"], "the executor reports facts; it never decides and reads no rows"),
     ("src/notifier", &["machine", "engine"], "the notifier takes effects; it never decides"),

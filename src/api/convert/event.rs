@@ -7,8 +7,9 @@ use crate::{
     engine::read::{ReadError, Reads},
     machine::{
         ids::{ExecutionId, TaskIndex},
-        message::{Event, ExecutionEnd, Recorded, TaskEnd, Trigger, Waited, WorkflowChange},
+        message::{Event, ExecutionEnd, Recorded, ScheduleChange, TaskEnd, Waited, WorkflowChange},
         parallel::LimitName,
+        schedule::{Cause, Outcome},
         workflow::{Action, Definition},
     },
     proto::v1::{self, event::Kind},
@@ -132,17 +133,53 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                 WorkflowChange::Deleted => Kind::TemplateDeleted(v1::TemplateDeleted { template_id, version }),
             }
         }
+        Event::ScheduleChanged { schedule, change, version, .. } => {
+            let (schedule_id, version) = (schedule.as_str().into(), *version);
+            match change {
+                ScheduleChange::Created => Kind::ScheduleCreated(v1::ScheduleCreated { schedule_id, version }),
+                ScheduleChange::Updated => Kind::ScheduleUpdated(v1::ScheduleUpdated { schedule_id, version }),
+                ScheduleChange::Deleted => Kind::ScheduleDeleted(v1::ScheduleDeleted { schedule_id, version }),
+                ScheduleChange::Paused { note } => {
+                    Kind::SchedulePaused(v1::SchedulePaused { schedule_id, note: note.clone() })
+                }
+                ScheduleChange::Resumed => Kind::ScheduleResumed(v1::ScheduleResumed { schedule_id }),
+            }
+        }
+        Event::ScheduleAdvanced { schedule, nominal, outcome, next } => {
+            let (schedule_id, time) = (schedule.as_str().into(), Some(timestamp(*nominal)));
+            let next_execution = next.map(|next| timestamp(next.nominal));
+            match outcome {
+                Outcome::Fired { execution, cause } => Kind::ScheduleFired(v1::ScheduleFired {
+                    schedule_id,
+                    time,
+                    execution_id: execution.to_string(),
+                    triggered: *cause == Cause::Call,
+                    next_execution,
+                }),
+                Outcome::Buffered => Kind::ScheduleBuffered(v1::ScheduleBuffered { schedule_id, time, next_execution }),
+                Outcome::Skipped { reason, .. } => {
+                    let reason = reason.clone();
+                    Kind::ScheduleSkipped(v1::ScheduleSkipped { schedule_id, time, reason, next_execution })
+                }
+                Outcome::Missed { first, count, .. } => Kind::ScheduleMissed(v1::ScheduleMissed {
+                    schedule_id,
+                    first: Some(timestamp(*first)),
+                    last: time,
+                    count: *count,
+                    next_execution,
+                }),
+            }
+        }
         Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
             Kind::ExecutionStarted(v1::ExecutionStarted {
                 workflow_version: *version,
                 task_count: *task_count,
                 labels: labels.clone().into_iter().collect(),
-                trigger: execution::trigger(*trigger) as i32,
+                trigger: execution::trigger(trigger) as i32,
                 inputs: execution::inputs_of(inputs),
-                rerun_of: match trigger {
-                    Trigger::Rerun(source) => source.to_string(),
-                    Trigger::Manual => String::new(),
-                },
+                rerun_of: execution::rerun_of(trigger),
+                schedule_id: execution::schedule_of(trigger),
+                scheduled_for: execution::scheduled_for(trigger),
                 reused_tasks: u32::try_from(reused.len()).unwrap_or(u32::MAX),
                 estimated_from: expected.as_ref().map_or(0, |expected| expected.executions()),
             })

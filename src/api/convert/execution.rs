@@ -77,7 +77,7 @@ fn bare(execution: &Execution, failure: Option<&Recorded>) -> v1::WorkflowExecut
             workflow: execution.workflow.clone(),
             version: execution.version,
             status: execution.status,
-            trigger: execution.trigger,
+            trigger: execution.trigger.clone(),
             created_by: execution.created_by.clone(),
             labels: execution.labels.clone(),
             started_at: execution.started_at,
@@ -132,11 +132,10 @@ pub fn summarised(summary: &Summary, error: Option<v1::ExecutionError>) -> v1::W
         workflow_version: summary.version,
         status: status(summary.status) as i32,
         cancel_requested_at: summary.cancel_requested_at.map(timestamp),
-        trigger: trigger(summary.trigger) as i32,
-        rerun_of: match summary.trigger {
-            Trigger::Rerun(source) => source.to_string(),
-            Trigger::Manual => String::new(),
-        },
+        trigger: trigger(&summary.trigger) as i32,
+        rerun_of: rerun_of(&summary.trigger),
+        schedule_id: schedule_of(&summary.trigger),
+        scheduled_for: scheduled_for(&summary.trigger),
         progress: summary.counts.percent(summary.status.is_terminal()),
         created_at: Some(timestamp(summary.started_at)),
         started_at: Some(timestamp(summary.started_at)),
@@ -151,11 +150,27 @@ pub fn summarised(summary: &Summary, error: Option<v1::ExecutionError>) -> v1::W
 }
 
 /// What started an execution, as clients see it.
-pub fn trigger(trigger: Trigger) -> v1::ExecutionTrigger {
+pub fn trigger(trigger: &Trigger) -> v1::ExecutionTrigger {
     match trigger {
         Trigger::Manual => v1::ExecutionTrigger::Manual,
         Trigger::Rerun(_) => v1::ExecutionTrigger::Rerun,
+        Trigger::Schedule { .. } => v1::ExecutionTrigger::Schedule,
     }
+}
+
+/// The execution that is repeated; empty: none.
+pub fn rerun_of(trigger: &Trigger) -> String {
+    if let Trigger::Rerun(source) = trigger { source.to_string() } else { String::new() }
+}
+
+/// The schedule that started it; empty: none.
+pub fn schedule_of(trigger: &Trigger) -> String {
+    if let Trigger::Schedule { schedule, .. } = trigger { schedule.as_str().into() } else { String::new() }
+}
+
+/// The nominal time that it is for.
+pub fn scheduled_for(trigger: &Trigger) -> Option<pbjson_types::Timestamp> {
+    if let Trigger::Schedule { nominal, .. } = trigger { nominal.map(timestamp) } else { None }
 }
 
 /// What an execution was given; absent where that is nothing.

@@ -1,10 +1,15 @@
 //! Schedules: what a client wrote to times that can be asked, or to every fault at once; and back.
 
-use super::{micros_of, time_of, timestamp};
+use std::sync::Arc;
+
+use super::{duration, execution::inputs_of, micros_of, new_execution_id, time_of, timestamp};
 use crate::{
-    calendar::{Calendar, Fault, Firing, FoldPolicy, GapPolicy, Kind, Spec},
+    calendar::{Calendar, Firing, FoldPolicy, GapPolicy, Kind, Spec},
     machine::{
-        ids::Timestamp,
+        ids::{ScheduleId, Timestamp, WorkflowId},
+        message::Inputs,
+        schedule::{CatchUp, OverlapPolicy, ScheduleRecord, ScheduleSpec, violation},
+        validation,
         workflow::{Reason, Violation},
     },
     proto::v1,
@@ -90,14 +95,6 @@ fn span(field: &'static str, span: &pbjson_types::Duration, faults: &mut Vec<Vio
     }
 }
 
-/// A fault of the calendar, as one of a request.
-pub fn violation(found: &Fault) -> Violation {
-    let reason = if found.field == "cron.expression" { Reason::InvalidCronExpression } else { Reason::InvalidValue };
-    let column = found.column.map_or(String::new(), |column| format!("column {column}: "));
-    let token = if found.token.is_empty() { String::new() } else { format!("`{}` ", found.token) };
-    fault(found.field, reason, format!("{column}{token}{}; {}", found.problem, found.remedy))
-}
-
 /// The calendar of a schedule that somebody wants from a time on.
 ///
 /// # Errors
@@ -112,6 +109,171 @@ pub fn upcoming(schedule: &v1::Schedule, now: Timestamp) -> Result<Calendar, Vec
             Err(faults)
         }
         _ => Err(faults),
+    }
+}
+
+/// Longest description in bytes.
+const MAX_DESCRIPTION_BYTES: usize = 64 * 1_024;
+/// Most bytes of inputs.
+const MAX_INPUT_BYTES: usize = 256 * 1_024;
+
+/// A schedule that can be stored, with what it is to be given. An empty id becomes a UUIDv7. That its times are some, and
+/// that its workflow takes what it is given, the machine says.
+///
+/// # Errors
+/// Every fault at once.
+pub fn parse(
+    given: &v1::ScheduledWorkflow,
+    inputs: serde_json::Map<String, serde_json::Value>,
+    now: Timestamp,
+) -> Result<ScheduleSpec, Vec<Violation>> {
+    let mut faults = Vec::new();
+    let violation_of =
+        |field: &str, reason, description: String| Violation { field: field.into(), reason, description };
+    let id = if given.id.is_empty() { new_execution_id().to_string() } else { given.id.clone() };
+    let id = ScheduleId::parse(&id).map_err(|words| faults.push(violation_of("id", Reason::InvalidId, words)));
+    let workflow = WorkflowId::parse(&given.workflow_id);
+    let workflow = workflow.map_err(|words| faults.push(violation_of("workflow_id", Reason::InvalidId, words)));
+    let times = match &given.schedule {
+        Some(schedule) => {
+            let times = spec(schedule, now, &mut faults);
+            let found = times.as_ref().map(Calendar::new);
+            if let Some(Err(more)) = found {
+                faults.extend(more.iter().map(violation));
+            }
+            times
+        }
+        None => {
+            let words = "say when it shall fire".to_owned();
+            faults.push(violation_of(FIELD, Reason::MissingValue, words));
+            None
+        }
+    };
+    let overlap = match v1::OverlapPolicy::try_from(given.overlap_policy) {
+        Ok(v1::OverlapPolicy::Unspecified | v1::OverlapPolicy::Skip) => OverlapPolicy::Skip,
+        Ok(v1::OverlapPolicy::BufferOne) => OverlapPolicy::BufferOne,
+        Ok(v1::OverlapPolicy::BufferAll) => OverlapPolicy::BufferAll,
+        Ok(v1::OverlapPolicy::CancelOther) => OverlapPolicy::CancelOther,
+        Ok(v1::OverlapPolicy::AllowAll) => OverlapPolicy::AllowAll,
+        Err(_) => {
+            let words = format!("{} is no value of it", given.overlap_policy);
+            faults.push(violation_of("overlap_policy", Reason::InvalidValue, words));
+            OverlapPolicy::Skip
+        }
+    };
+    let catch_up = match v1::CatchUpPolicy::try_from(given.catch_up) {
+        Ok(v1::CatchUpPolicy::Unspecified | v1::CatchUpPolicy::Last) => CatchUp::Last,
+        Ok(v1::CatchUpPolicy::None) => CatchUp::None,
+        Ok(v1::CatchUpPolicy::All) => CatchUp::All,
+        Err(_) => {
+            let words = format!("{} is no value of it", given.catch_up);
+            faults.push(violation_of("catch_up", Reason::InvalidValue, words));
+            CatchUp::Last
+        }
+    };
+    let window = given.catch_up_window.as_ref().map(|window| micros_of("catch_up_window", window)).transpose();
+    let window = window.map_err(|fault| faults.push(fault));
+    let labels = given.labels.clone().into_iter().collect();
+    faults.extend(validation::notes("labels", &labels));
+    if given.remaining_runs == Some(0) {
+        let words = "0 runs are none; leave it out for runs without end, or set `enabled: false`".to_owned();
+        faults.push(violation_of("remaining_runs", Reason::InvalidValue, words));
+    }
+    let inputs = Inputs(Arc::new(inputs));
+    for (field, bytes, most) in
+        [("description", given.description.len(), MAX_DESCRIPTION_BYTES), ("inputs", inputs.weight(), MAX_INPUT_BYTES)]
+    {
+        if bytes > most {
+            let words = format!("it has {bytes} bytes; the most is {most}");
+            faults.push(violation_of(field, Reason::LimitExceeded, words));
+        }
+    }
+    match (id, workflow, times, window) {
+        (Ok(id), Ok(workflow), Some(times), Ok(catch_up_window_micros)) if faults.is_empty() => Ok(ScheduleSpec {
+            id,
+            workflow,
+            description: given.description.clone(),
+            times,
+            overlap,
+            catch_up,
+            catch_up_window_micros,
+            inputs,
+            labels,
+        }),
+        _ => Err(faults),
+    }
+}
+
+/// A stored schedule as clients see it.
+pub fn render(record: &ScheduleRecord) -> v1::ScheduledWorkflow {
+    let (spec, course) = (&record.spec, &record.course);
+    let inputs = serde_json::Value::Object(spec.inputs.0.as_ref().clone()).to_string();
+    v1::ScheduledWorkflow {
+        id: spec.id.as_str().into(),
+        workflow_id: spec.workflow.as_str().into(),
+        schedule: Some(render_times(&spec.times)),
+        enabled: Some(course.enabled),
+        overlap_policy: match spec.overlap {
+            OverlapPolicy::Skip => v1::OverlapPolicy::Skip,
+            OverlapPolicy::BufferOne => v1::OverlapPolicy::BufferOne,
+            OverlapPolicy::BufferAll => v1::OverlapPolicy::BufferAll,
+            OverlapPolicy::CancelOther => v1::OverlapPolicy::CancelOther,
+            OverlapPolicy::AllowAll => v1::OverlapPolicy::AllowAll,
+        } as i32,
+        catch_up: match spec.catch_up {
+            CatchUp::None => v1::CatchUpPolicy::None,
+            CatchUp::Last => v1::CatchUpPolicy::Last,
+            CatchUp::All => v1::CatchUpPolicy::All,
+        } as i32,
+        catch_up_window: spec.catch_up_window_micros.map(duration),
+        remaining_runs: course.remaining_runs,
+        inputs: inputs_of(&inputs),
+        labels: spec.labels.clone().into_iter().collect(),
+        description: spec.description.clone(),
+        note: course.note.clone(),
+        last_execution: course.last_execution.map(|(_, at)| timestamp(at)),
+        last_execution_id: course.last_execution.map(|(id, _)| id.to_string()).unwrap_or_default(),
+        next_execution: course.next.map(|next| timestamp(next.nominal)),
+        execution_count: course.fired,
+        skipped_count: course.skipped,
+        missed_count: course.missed,
+        buffered: course.buffered.iter().map(|at| timestamp(*at)).collect(),
+        version: record.version,
+        created_at: Some(timestamp(record.created_at)),
+        created_by: record.created_by.as_str().into(),
+        updated_at: Some(timestamp(record.updated_at)),
+        etag: record.etag(),
+    }
+}
+
+fn render_times(times: &Spec) -> v1::Schedule {
+    use v1::schedule::ScheduleType;
+    let micros = |span: i64| duration(u64::try_from(span).unwrap_or(0));
+    v1::Schedule {
+        schedule_type: Some(match &times.kind {
+            Kind::Once { execute_at } => {
+                ScheduleType::Once(v1::OnceSchedule { execute_at: Some(timestamp(*execute_at)) })
+            }
+            Kind::Cron { expression } => ScheduleType::Cron(v1::CronSchedule { expression: expression.clone() }),
+            Kind::Interval { interval_micros } => {
+                ScheduleType::Interval(v1::IntervalSchedule { interval: Some(micros(*interval_micros)) })
+            }
+        }),
+        timezone: times.timezone.clone(),
+        gap_policy: match times.gap_policy {
+            None => v1::GapPolicy::Unspecified,
+            Some(GapPolicy::RunAfter) => v1::GapPolicy::RunAfter,
+            Some(GapPolicy::Skip) => v1::GapPolicy::Skip,
+        } as i32,
+        fold_policy: match times.fold_policy {
+            None => v1::FoldPolicy::Unspecified,
+            Some(FoldPolicy::First) => v1::FoldPolicy::First,
+            Some(FoldPolicy::Second) => v1::FoldPolicy::Second,
+            Some(FoldPolicy::Both) => v1::FoldPolicy::Both,
+        } as i32,
+        start_at: times.start_at.map(timestamp),
+        end_at: times.end_at.map(timestamp),
+        jitter: (times.jitter_micros > 0).then(|| micros(times.jitter_micros)),
     }
 }
 

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::event::labels_weight;
 use crate::machine::{
-    ids::{Actor, AttemptKey, ExecutionId, TemplateId, Timestamp, WorkflowId},
+    ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TemplateId, Timestamp, WorkflowId},
+    schedule::ScheduleSpec,
     template::{TemplateOrigin, TemplateSpec},
     workflow::{Definition, Violation, WorkflowSpec},
 };
@@ -58,6 +59,52 @@ pub enum Command {
         origin: Arc<TemplateOrigin>,
         /// The execution; `None`: it is only stored.
         start: Option<Start>,
+    },
+    /// Store a schedule under an id that is free.
+    CreateSchedule {
+        /// When its times are counted from is the step's to say.
+        spec: Arc<ScheduleSpec>,
+        /// Whether it fires.
+        enabled: bool,
+        /// How often; `None`: without end.
+        remaining_runs: Option<u64>,
+    },
+    /// Store another version of a schedule.
+    UpdateSchedule {
+        /// As at its creation.
+        spec: Arc<ScheduleSpec>,
+        /// Whether it fires; `None`: as before.
+        enabled: Option<bool>,
+        /// How often from here; `None`: without end.
+        remaining_runs: Option<u64>,
+        /// Only if the stored one still has this etag.
+        etag: Option<String>,
+    },
+    /// Forget a schedule; what it started goes on.
+    DeleteSchedule {
+        /// Which.
+        schedule: ScheduleId,
+        /// Only if the stored one still has this etag.
+        etag: Option<String>,
+    },
+    /// Let a schedule start nothing.
+    PauseSchedule {
+        /// Which.
+        schedule: ScheduleId,
+        /// Why, in a person's words.
+        note: String,
+    },
+    /// Let it go on, from the next time on.
+    ResumeSchedule {
+        /// Which.
+        schedule: ScheduleId,
+    },
+    /// Start an execution of a schedule now, beside its times.
+    TriggerSchedule {
+        /// Which.
+        schedule: ScheduleId,
+        /// The execution's id, made at the edge.
+        execution: ExecutionId,
     },
     /// Run the newest version.
     StartExecution {
@@ -141,6 +188,8 @@ impl Command {
                 let start = start.as_ref().map_or(0, |start| labels_weight(&start.labels) + start.inputs.weight());
                 definition.spec().weight() + origin.parameters.len() + start
             }
+            Self::CreateSchedule { spec, .. } | Self::UpdateSchedule { spec, .. } => spec.weight(),
+            Self::PauseSchedule { note, .. } => note.len(),
             Self::StartExecution { labels, inputs, .. } => labels_weight(labels) + inputs.weight(),
             Self::ResolveApproval { comment, .. } => comment.len(),
             Self::AttemptEnded { outcome, .. } => {
@@ -167,7 +216,8 @@ pub struct Start {
 pub struct Inputs(pub Arc<serde_json::Map<String, serde_json::Value>>);
 
 impl Inputs {
-    fn weight(&self) -> usize {
+    /// About how many bytes it has.
+    pub(crate) fn weight(&self) -> usize {
         // A bound from above: what is not text takes less.
         fn of(value: &serde_json::Value) -> usize {
             match value {
@@ -265,12 +315,19 @@ impl WorkflowRecord {
 }
 
 /// What started an execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trigger {
     /// A call.
     Manual,
     /// A rerun of this execution.
     Rerun(ExecutionId),
+    /// A schedule.
+    Schedule {
+        /// Which.
+        schedule: ScheduleId,
+        /// The nominal time that it is for; `None`: somebody triggered it.
+        nominal: Option<Timestamp>,
+    },
 }
 
 /// A process that cannot be taken for a later one with the same id.

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{ErrorKind, Output, ProcessIdentity, Trigger, WorkflowRecord};
 use crate::machine::{
     expected::Expected,
-    ids::{Actor, Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
+    ids::{Actor, Elapsed, ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
     parallel::LimitName,
+    schedule::{Outcome, ScheduleRecord, Upcoming},
     task::TaskStatus,
     template::TemplateRecord,
     workflow::Role,
@@ -53,6 +54,28 @@ pub enum Event {
         version: u64,
         /// The record since; not kept in the history, which has the version rows for it.
         record: Option<Arc<TemplateRecord>>,
+    },
+    /// A schedule was stored, changed, paused, resumed or deleted.
+    ScheduleChanged {
+        /// Which.
+        schedule: ScheduleId,
+        /// What was done.
+        change: ScheduleChange,
+        /// The version since.
+        version: u64,
+        /// The record since; not kept in the history, which has its rows for it.
+        record: Option<Arc<ScheduleRecord>>,
+    },
+    /// Something became of a nominal time of a schedule.
+    ScheduleAdvanced {
+        /// Which.
+        schedule: ScheduleId,
+        /// The nominal time; the last one, where there are several; of a call, when it came.
+        nominal: Timestamp,
+        /// What became of it.
+        outcome: Outcome,
+        /// The first time that nothing was decided about.
+        next: Option<Upcoming>,
     },
     /// An execution began.
     ExecutionStarted {
@@ -225,6 +248,12 @@ impl Event {
                 record.content.weight() + record.origin.as_ref().map_or(0, |origin| origin.parameters.len())
             }),
             Self::TemplateChanged { record, .. } => record.as_ref().map_or(0, |record| record.spec.weight()),
+            Self::ScheduleChanged { change, record, .. } => {
+                let note = if let ScheduleChange::Paused { note } = change { 2 * note.len() } else { 0 };
+                note + record.as_ref().map_or(0, |record| record.spec.weight() + record.course.weight())
+            }
+            // Its head is written once a batch.
+            Self::ScheduleAdvanced { outcome: Outcome::Skipped { reason, .. }, .. } => reason.len(),
             // Once in the event and once in the summary.
             Self::ExecutionStarted { labels, inputs, reused, expected, .. } => {
                 let expected = expected.as_ref().map_or(0, |expected| 5 * expected.tasks_micros().len());
@@ -268,6 +297,24 @@ pub enum WorkflowChange {
     Updated,
     /// Deleted.
     Deleted,
+}
+
+/// What was done to a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScheduleChange {
+    /// First stored.
+    Created,
+    /// Another version.
+    Updated,
+    /// Deleted.
+    Deleted,
+    /// It starts nothing from here.
+    Paused {
+        /// Why, in a person's words.
+        note: String,
+    },
+    /// It goes on.
+    Resumed,
 }
 
 /// How an execution ended.

@@ -1,7 +1,7 @@
 //! What is answered: why a command was refused, or what came of it.
 
 use crate::machine::{
-    ids::{AttemptKey, ExecutionId, TemplateId, WorkflowId},
+    ids::{AttemptKey, ExecutionId, ScheduleId, TemplateId, WorkflowId},
     workflow::Violation,
 };
 
@@ -46,6 +46,28 @@ pub enum Rejection {
         max = crate::machine::template::MAX_VERSIONS
     )]
     TooManyVersions(TemplateId),
+    /// No schedule of that id.
+    #[error("schedule `{0}` does not exist; `noxctl schedule list` shows those that do")]
+    ScheduleNotFound(ScheduleId),
+    /// The id is taken.
+    #[error("schedule `{0}` exists already; update it, or choose another id")]
+    ScheduleExists(ScheduleId),
+    /// Somebody else changed it first.
+    #[error("schedule `{schedule}` has etag {current} now, not {given}; read it again and repeat the change")]
+    ScheduleEtagMismatch {
+        /// Which.
+        schedule: ScheduleId,
+        /// What it has.
+        current: String,
+        /// What was given.
+        given: String,
+    },
+    /// It says no time, or none to come.
+    #[error("the schedule has faults")]
+    InvalidSchedule {
+        /// All faults.
+        violations: Vec<Violation>,
+    },
     /// No execution of that id in that workflow.
     #[error("execution {execution} of workflow `{workflow}` does not exist")]
     ExecutionNotFound {
@@ -145,6 +167,13 @@ pub enum Reply {
     Template {
         /// Which.
         template: TemplateId,
+        /// Its version since.
+        version: u64,
+    },
+    /// A schedule was changed; this is its version.
+    Schedule {
+        /// Which.
+        schedule: ScheduleId,
         /// Its version since.
         version: u64,
     },

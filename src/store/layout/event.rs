@@ -7,13 +7,15 @@ use prost::Message as _;
 use super::{
     LayoutError, Subject, decode_trigger,
     durations::{decode_expected, encode_expected},
-    encode_trigger, rows, unreadable,
+    encode_trigger, rows,
+    schedule::{decode_advance, encode_advance},
+    unreadable,
 };
 use crate::machine::{
-    ids::{Actor, Elapsed, TaskIndex, TemplateId, Timestamp, WorkflowId},
+    ids::{Actor, Elapsed, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
     message::{
-        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, Reused, TaskEnd, TaskError,
-        TimeLimit, Waited, WorkflowChange,
+        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, Reused, ScheduleChange,
+        TaskEnd, TaskError, TimeLimit, Waited, WorkflowChange,
     },
     parallel::LimitName,
     task::TaskStatus,
@@ -104,16 +106,33 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             let template = template.as_str().into();
             (None, 0, Kind::TemplateChanged(rows::TemplateChanged { template, change, version: *version }))
         }
+        Event::ScheduleChanged { schedule, change, version, .. } => {
+            let note = if let ScheduleChange::Paused { note } = change { note.clone() } else { String::new() };
+            let change = match change {
+                ScheduleChange::Created => 1,
+                ScheduleChange::Updated => 2,
+                ScheduleChange::Deleted => 3,
+                ScheduleChange::Paused { .. } => 4,
+                ScheduleChange::Resumed => 5,
+            };
+            let schedule = schedule.as_str().into();
+            (None, 0, Kind::ScheduleChanged(rows::ScheduleChanged { schedule, change, version: *version, note }))
+        }
+        Event::ScheduleAdvanced { schedule, nominal, outcome, next } => {
+            (None, 0, Kind::ScheduleAdvanced(encode_advance(schedule, *nominal, outcome, *next)))
+        }
         Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
-            let (trigger, rerun_of) = encode_trigger(*trigger);
+            let trigger = encode_trigger(trigger);
             let kind = Kind::ExecutionStarted(rows::ExecutionStarted {
                 workflow: recorded.workflow.as_ref().map(|id| id.as_str().to_string()).unwrap_or_default(),
                 version: *version,
                 task_count: *task_count,
                 labels: labels.clone().into_iter().collect(),
-                trigger,
+                trigger: trigger.number,
                 inputs: if &**inputs == NO_INPUTS { String::new() } else { inputs.to_string() },
-                rerun_of,
+                rerun_of: trigger.rerun_of,
+                schedule: trigger.schedule,
+                nominal: trigger.nominal,
                 reused: reused.iter().map(|kept| kept.task).collect(),
                 reused_statuses: reused.iter().map(|kept| kept.status as u8).collect(),
                 reused_attempts: reused.iter().map(|kept| kept.attempts).collect(),
@@ -227,11 +246,28 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
             version: row.version,
             record: None,
         },
+        Kind::ScheduleChanged(row) => Event::ScheduleChanged {
+            schedule: ScheduleId::parse(&row.schedule).ok()?,
+            change: match row.change {
+                1 => ScheduleChange::Created,
+                2 => ScheduleChange::Updated,
+                3 => ScheduleChange::Deleted,
+                4 => ScheduleChange::Paused { note: row.note },
+                5 => ScheduleChange::Resumed,
+                _ => return None,
+            },
+            version: row.version,
+            record: None,
+        },
+        Kind::ScheduleAdvanced(row) => {
+            let (schedule, nominal, outcome, next) = decode_advance(row)?;
+            Event::ScheduleAdvanced { schedule, nominal, outcome, next }
+        }
         Kind::ExecutionStarted(row) => Event::ExecutionStarted {
             version: row.version,
             task_count: row.task_count,
             labels: row.labels.into_iter().collect(),
-            trigger: decode_trigger(row.trigger, &row.rerun_of)?,
+            trigger: decode_trigger(row.trigger, &row.rerun_of, &row.schedule, row.nominal)?,
             inputs: if row.inputs.is_empty() { NO_INPUTS.into() } else { row.inputs.into() },
             reused: {
                 let statuses = row.reused_statuses.iter().map(|number| TaskStatus::from_number(*number));

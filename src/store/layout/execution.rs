@@ -180,7 +180,7 @@ pub fn decode_mark(id: ExecutionId, bytes: &[u8]) -> Result<Option<Dormant>, Lay
 }
 
 fn summary_row(execution: &Execution) -> rows::ExecutionSummary {
-    let (trigger, rerun_of) = encode_trigger(execution.trigger);
+    let trigger = encode_trigger(&execution.trigger);
     rows::ExecutionSummary {
         workflow: execution.workflow.as_str().into(),
         version: execution.version,
@@ -194,8 +194,10 @@ fn summary_row(execution: &Execution) -> rows::ExecutionSummary {
         started_at: execution.started_at.0,
         ended_at: execution.ended_at.map(|at| at.0),
         labels: execution.labels.clone().into_iter().collect(),
-        trigger,
-        rerun_of,
+        trigger: trigger.number,
+        rerun_of: trigger.rerun_of,
+        schedule: trigger.schedule,
+        nominal: trigger.nominal,
         timed_out: match execution.cut_short {
             Some(CutShort::TimedOut { timeout_micros }) => Some(timeout_micros),
             _ => None,
@@ -229,7 +231,7 @@ fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, 
         workflow: WorkflowId::parse(&row.workflow).map_err(|why| unreadable(what(), why))?,
         version: row.version,
         status,
-        trigger: decode_trigger(row.trigger, &row.rerun_of)
+        trigger: decode_trigger(row.trigger, &row.rerun_of, &row.schedule, row.nominal)
             .ok_or_else(|| unreadable(what(), format!("trigger {} is unknown", row.trigger)))?,
         timed_out_micros: row.timed_out,
         created_by: Actor::from_text(&row.created_by),

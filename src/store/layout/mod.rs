@@ -13,7 +13,10 @@
 //! | `m` template | the newest version's head |
 //! | `g` template 0 version | one version of a template |
 //! | `h` created-at template | nothing: templates by age |
-//! | `n` revision | noxd's own events of one batch, those of templates too |
+//! | `c` schedule | a schedule's head, with how far it has come |
+//! | `f` schedule | what it says |
+//! | `k` created-at schedule | nothing: schedules by age |
+//! | `n` revision | noxd's own events of one batch, those of templates and schedules too |
 //! | `l` agent | a limit that was set; without an agent, of all |
 //! | `r` revision | whose events a batch has, and the clocks |
 //! | `s` execution | a snapshot |
@@ -29,6 +32,7 @@ mod definition;
 mod durations;
 mod event;
 mod execution;
+mod schedule;
 mod template;
 
 use std::sync::Arc;
@@ -41,10 +45,11 @@ pub use execution::{
     Dormant, Summary, decode_mark, decode_snapshot, decode_summary, encode_mark, encode_snapshot, encode_summary,
 };
 
+pub use schedule::{ScheduleHead, decode_schedule, encode_schedule, encode_schedule_head};
 pub use template::{TemplateHead, decode_template, encode_template};
 
 use crate::machine::{
-    ids::{Elapsed, ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId},
+    ids::{Elapsed, ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
     message::{Content, Reply, Trigger, WorkflowRecord},
 };
 
@@ -69,7 +74,7 @@ fn unreadable(what: impl Into<String>, why: impl ToString) -> LayoutError {
 
 /// Keys of rows.
 pub mod key {
-    use super::{ExecutionId, Revision, TaskIndex, TemplateId, Timestamp, WorkflowId};
+    use super::{ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId};
 
     /// All heads of workflows.
     pub const WORKFLOWS: &[u8] = b"w";
@@ -159,6 +164,36 @@ pub mod key {
     /// The template in a key of [`template_by_age`].
     pub fn template_of_age(key: &[u8]) -> Option<TemplateId> {
         TemplateId::parse(std::str::from_utf8(key.get(9..)?).ok()?).ok()
+    }
+
+    /// All heads of schedules.
+    pub const SCHEDULES: &[u8] = b"c";
+    /// All schedules by age.
+    pub const SCHEDULES_BY_AGE: &[u8] = b"k";
+
+    /// The head of a schedule.
+    pub fn schedule(id: &ScheduleId) -> Vec<u8> {
+        join(SCHEDULES, &[id.as_str().as_bytes()])
+    }
+
+    /// The schedule in a key of [`schedule`].
+    pub fn schedule_in(key: &[u8]) -> Option<ScheduleId> {
+        ScheduleId::parse(std::str::from_utf8(key.get(1..)?).ok()?).ok()
+    }
+
+    /// What a schedule says.
+    pub fn schedule_content(id: &ScheduleId) -> Vec<u8> {
+        join(b"f", &[id.as_str().as_bytes()])
+    }
+
+    /// A schedule by its age.
+    pub fn schedule_by_age(created_at: Timestamp, id: &ScheduleId) -> Vec<u8> {
+        join(SCHEDULES_BY_AGE, &[&time_bytes(created_at), id.as_str().as_bytes()])
+    }
+
+    /// The schedule in a key of [`schedule_by_age`].
+    pub fn schedule_of_age(key: &[u8]) -> Option<ScheduleId> {
+        ScheduleId::parse(std::str::from_utf8(key.get(9..)?).ok()?).ok()
     }
 
     /// All events of an execution.
@@ -321,17 +356,35 @@ impl WorkflowHead {
 
 pub use definition::{decode as decode_spec, decode_checked as decode_definition};
 
-fn encode_trigger(trigger: Trigger) -> (u32, Vec<u8>) {
+/// What started an execution, as several rows have it.
+#[derive(Default)]
+struct TriggerFields {
+    number: u32,
+    rerun_of: Vec<u8>,
+    schedule: String,
+    nominal: Option<i64>,
+}
+
+fn encode_trigger(trigger: &Trigger) -> TriggerFields {
     match trigger {
-        Trigger::Manual => (1, Vec::new()),
-        Trigger::Rerun(source) => (2, source.0.to_be_bytes().to_vec()),
+        Trigger::Manual => TriggerFields { number: 1, ..TriggerFields::default() },
+        Trigger::Rerun(source) => {
+            TriggerFields { number: 2, rerun_of: source.0.to_be_bytes().to_vec(), ..TriggerFields::default() }
+        }
+        Trigger::Schedule { schedule, nominal } => TriggerFields {
+            number: 3,
+            schedule: schedule.as_str().into(),
+            nominal: nominal.map(|at| at.0),
+            ..TriggerFields::default()
+        },
     }
 }
 
-fn decode_trigger(number: u32, rerun_of: &[u8]) -> Option<Trigger> {
+fn decode_trigger(number: u32, rerun_of: &[u8], schedule: &str, nominal: Option<i64>) -> Option<Trigger> {
     match number {
         1 => Some(Trigger::Manual),
         2 => Some(Trigger::Rerun(ExecutionId(u128::from_be_bytes(rerun_of.try_into().ok()?)))),
+        3 => Some(Trigger::Schedule { schedule: ScheduleId::parse(schedule).ok()?, nominal: nominal.map(Timestamp) }),
         _ => None,
     }
 }
@@ -447,6 +500,7 @@ impl RequestRow {
                 row.executions = vec![bytes(execution)];
             }
             Reply::Template { template, version } => (row.template, row.version) = (template.as_str().into(), *version),
+            Reply::Schedule { schedule, version } => (row.schedule, row.version) = (schedule.as_str().into(), *version),
             Reply::Executions(ids) => row.executions = ids.iter().map(bytes).collect(),
             Reply::Taken => {}
         }
@@ -465,6 +519,9 @@ impl RequestRow {
         let reply = if !row.template.is_empty() {
             let template = TemplateId::parse(&row.template).map_err(|why| unreadable("a request", why))?;
             Reply::Template { template, version }
+        } else if !row.schedule.is_empty() {
+            let schedule = ScheduleId::parse(&row.schedule).map_err(|why| unreadable("a request", why))?;
+            Reply::Schedule { schedule, version }
         } else if row.workflow.is_empty() {
             Reply::Executions(row.executions.iter().map(id).collect::<Result<_, _>>()?)
         } else {
