@@ -179,6 +179,14 @@ fn retry(max_attempts: u32, seconds: f64) -> Option<RetrySpec> {
 }
 
 #[test]
+fn the_statuses_of_an_execution_have_the_names_that_are_promised() {
+    // S-STATE-1
+    use ExecutionStatus::{Cancelled, Completed, Failed, Paused, Running};
+    let names = [Running, Paused, Completed, Failed, Cancelled].map(ExecutionStatus::as_str);
+    assert_eq!(names, ["RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]);
+}
+
+#[test]
 fn a_failure_that_is_allowed_blocks_nothing_and_fails_nothing() {
     // S-DEP-1, S-STATE-3
     let mut story = Story::of(workflow(vec![TaskSpec { allow_failure: true, ..noop("lint") }, noop("build: lint")]));
@@ -642,4 +650,41 @@ fn progress_is_weighed_by_what_earlier_executions_say_and_the_longest_way_is_lef
     assert_eq!(left(&story, plain), Some((12_500_000, 0)), "one task at the pace of the others");
     story.tell(Command::Control { operation: Operation::Pause, workflow: name(), execution: plain }).expect("taken");
     assert_eq!(left(&story, plain), None, "nobody knows when it is resumed");
+}
+
+#[test]
+fn an_estimate_counts_on_failure_only_once_something_has_failed() {
+    // S-VIEW-1
+    let spec =
+        WorkflowSpec { on_failure: vec!["alert".into()], ..workflow(vec![noop("work"), noop("test"), noop("alert")]) };
+    let mut story = Story::of(spec);
+    story.pass(2 * SECOND);
+    story.succeeds("work");
+    story.fails("test");
+    story.pass(4 * SECOND);
+    story.succeeds("alert");
+    assert_eq!(story.end(), Some(ExecutionEnd::Failed));
+    let mut durations = Durations::default();
+    durations.add(story.run());
+    story.machine.state_mut().load_durations(name(), 1, durations);
+
+    let again = ExecutionId(2);
+    story.start(again, serde_json::Map::new()).expect("started");
+    let left = |story: &Story| {
+        let run = story.machine.state().execution(again).expect("held");
+        estimate(run, story.now.wall).map(|estimate| estimate.at.0 - story.now.wall.0)
+    };
+    assert_eq!(left(&story), Some(2_000_000));
+    story.report(AttemptKey { execution: again, task: 1, attempt: 1 }, AttemptEnd::ExitCode(3));
+    assert_eq!(left(&story), Some(6_000_000));
+}
+
+#[test]
+fn an_execution_counts_its_events_until_a_snapshot_is_due() {
+    let mut story = Story::of(workflow(vec![noop("a"), noop("b: a")]));
+    story.succeeds("a");
+    story.control(Operation::Pause);
+    let told = story.events.iter().filter(|recorded| recorded.execution == Some(RUN)).count();
+    assert!(told >= 5, "void: {told}");
+    assert_eq!(story.run().events_since_snapshot as usize, told);
 }
