@@ -39,7 +39,8 @@ fn sample() -> World {
     World::new()
         .output(
             "a",
-            r#"{"n":5,"big":9007199254740993,"text":"7","ok":true,"list":[1,"two",{"k":1}],"none":null,"f":2.5}"#,
+            r#"{"n":5,"big":9007199254740993,"text":"7","ok":true,"list":[1,"two",{"k":1}],"none":null,"f":2.5,"huge":1e300,
+                "long":99999999999999999999999999999999999999999}"#,
         )
         .output("text", "\"3\"")
         .ended("failed", TaskStatus::TimedOut)
@@ -71,6 +72,10 @@ fn a_condition_compares_text_and_numbers_as_it_says() {
         // A double would take them for one number.
         (OUTPUT, "/big", GreaterThan, "9007199254740992", true),
         (OUTPUT, "/big", LessThan, "9007199254740994.0", true),
+        // What no whole number reaches is beyond all of them.
+        (OUTPUT, "/n", LessThan, "1e300", true),
+        (OUTPUT, "/n", GreaterThan, "-1e300", true),
+        (OUTPUT, "/huge", GreaterThan, "5", true),
         (METADATA, "team", Equals, "tools", true),
         (METADATA, "size", GreaterThan, "11", true),
     ] {
@@ -135,6 +140,11 @@ fn when_is_one_expression_over_tasks_inputs_and_the_execution() {
         "execution.id == '00000000-0000-0000-0000-000000000007'",
         "'b' in ('a,b' | split(',')) and ('a-b' | replace('-', '+')) == 'a+b'",
         "(tasks.a.output.list | last).k == 1 and tasks.a.output.f | round == 2.0",
+        "tasks.a.output.f > 2 and tasks.a.output.f <= 2.5",
+        // What is computed first has another kind than what stands beside the sign.
+        "inputs.env ~ tasks.a.output.n == 'dev5'",
+        "'5dev' == tasks.a.output.n ~ inputs.env",
+        "not (5 == tasks.text.output is string)",
         "(tasks.a.output.list | tojson) == '[1,\"two\",{\"k\":1}]'",
     ] {
         assert!(expression::check_expression(expression, &["env", "count"]).is_ok(), "{expression}");
@@ -155,6 +165,10 @@ fn when_fails_rather_than_guess() {
         ("tasks.text.output > 2", "`tasks.text.output` is text and `2` is a number"),
         ("2 < tasks.text.output", "is text and `2` is a number"),
         ("tasks.text.output == 3", "is text and `3` is a number"),
+        ("tasks.text.output >= 2", "is text and `2` is a number"),
+        ("tasks.text.output != 3", "is text and `3` is a number"),
+        ("tasks.text.output > -1", "is text and `1` is a number"),
+        ("tasks.a.output.long > 1", "`tasks.a.output.long` is too large a number"),
         ("tasks.a.output.n", "it gives a number, 5, and not true or false"),
         ("inputs.env", "it gives text"),
         ("tasks.a.output.n > 1 and inputs.env", "it gives text"),
@@ -184,6 +198,13 @@ fn what_is_recorded_is_bounded() {
     assert!(reason.len() <= MAX_WORDS, "{}", reason.len());
     let failure = failure_of(when_of(&world, "tasks.a.output"));
     assert!(failure.values.len() <= MAX_WORDS && failure.message.len() <= MAX_WORDS, "{failure:?}");
+}
+
+#[test]
+fn what_is_cut_off_is_marked_and_no_letter_is_halved() {
+    // S-COND-4
+    assert_eq!(bounded_to("12345678", 8), "12345678");
+    assert_eq!(bounded_to("éééééé", 8), "éé…");
 }
 
 #[test]

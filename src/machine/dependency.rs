@@ -306,6 +306,7 @@ mod tests {
         assert_eq!(graph.stages(), [vec![3], vec![1, 2], vec![0]]);
         assert_eq!(graph.dependents(3), [1, 2]);
         assert_eq!(graph.dependencies(0), [1, 2]);
+        assert_eq!(graph.dependency_count(), 4);
         assert!(graph.is_ancestor(3, 0) && !graph.is_ancestor(0, 3) && !graph.is_ancestor(1, 2));
     }
 
@@ -333,6 +334,59 @@ mod tests {
         assert!(faults[2].starts_with("tasks[5].dependencies[2] INVALID_VALUE"), "{}", faults[2]);
         assert!(faults[3].contains("b → a → b") || faults[3].contains("a → b → a"), "{}", faults[3]);
         assert!(faults[4].contains("x → y → x") || faults[4].contains("y → x → y"), "{}", faults[4]);
+    }
+
+    #[test]
+    fn a_fault_names_the_dependency_that_closes_the_cycle() {
+        // S-DEF-1
+        let faults = faults(&["base", "a: base b", "b: base a"]);
+        assert!(faults[0].starts_with("tasks[1].dependencies[1] CIRCULAR_DEPENDENCY"), "{faults:#?}");
+    }
+
+    #[test]
+    fn a_long_cycle_is_cut_short_in_the_middle() {
+        // S-DEF-1
+        let ring = |count: usize| {
+            let lines: Vec<String> =
+                (0..count).map(|task| format!("t{task}: t{}", (task + count - 1) % count)).collect();
+            let [fault] = &faults(&lines.iter().map(String::as_str).collect::<Vec<_>>())[..] else {
+                panic!("one fault")
+            };
+            fault.split_once("each other: ").expect("a cycle").1.split(';').next().expect("words").to_string()
+        };
+        let eleven = "t1 → t2 → t3 → t4 → t5 → t6 → t7 → t8 → t9 → t10 → t11";
+        assert_eq!(ring(12), format!("{eleven} → t0 → t1"));
+        assert_eq!(ring(13), format!("{eleven} → … → t1"));
+    }
+
+    #[test]
+    fn only_what_is_nearly_right_is_suggested_and_only_to_the_first_mistakes() {
+        // S-DEF-1
+        let is_suggested =
+            |known: &str, wanted: &str| faults(&[known, &format!("z: {wanted}")])[0].contains("did you mean");
+        assert!(is_suggested("build", "biuld") && is_suggested("build", "builder") && is_suggested("build", "bild"));
+        assert!(!is_suggested("deploy", "depart"), "three letters differ");
+        assert!(!is_suggested("ab", "xy"), "nothing is the same");
+        let mistakes: Vec<String> = (0..40).map(|task| format!("t{task}: buidl")).chain(["build".into()]).collect();
+        let faults = faults(&mistakes.iter().map(String::as_str).collect::<Vec<_>>());
+        let suggested: Vec<bool> = faults.iter().map(|fault| fault.contains("did you mean `build`?")).collect();
+        assert_eq!(suggested, (0..40).map(|fault| fault < 32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_differ_by_the_letters_that_must_be_typed() {
+        // The examples of the literature on Levenshtein's distance.
+        for (one, other, distance) in [
+            ("kitten", "sitting", 3),
+            ("saturday", "sunday", 3),
+            ("flaw", "lawn", 2),
+            ("gumbo", "gambol", 2),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("same", "same", 0),
+        ] {
+            assert_eq!(edit_distance(one.as_bytes(), other.as_bytes()), distance, "{one} {other}");
+        }
     }
 
     #[test]

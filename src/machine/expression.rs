@@ -314,6 +314,58 @@ mod tests {
     }
 
     #[test]
+    fn the_bounds_are_what_they_are_said_to_be() {
+        // S-COND-3
+        let is_taken = |expression: &str| match check_expression(expression, &["x"]) {
+            Ok(_) => "taken".to_string(),
+            Err(fault) => fault,
+        };
+        assert_eq!(check_field(&"{{ 1 }}".repeat(1_000), &[]), Ok(vec![]));
+        let text = |bytes: usize| format!("'{}' == 'x'", "x".repeat(bytes - 9));
+        assert_eq!(is_taken(&text(4_096)), "taken");
+        assert!(is_taken(&text(4_097)).contains("has 4097 bytes"), "{}", is_taken(&text(4_097)));
+        let list = |start: &str| format!("1 in [{start}{}]", ",1".repeat(253));
+        assert_eq!(is_taken(&list("-1")), "taken", "512 words and signs");
+        assert!(is_taken(&list("--1")).contains("512 words and signs"), "{}", is_taken(&list("--1")));
+        let paths = |more: usize| format!("inputs.x{}", " and inputs.x".repeat(more));
+        assert_eq!(is_taken(&paths(63)), "taken");
+        assert!(is_taken(&paths(64)).contains("looks up 65 values"), "{}", is_taken(&paths(64)));
+    }
+
+    #[test]
+    fn of_many_inputs_the_first_are_named() {
+        // S-DATA-2
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+        let fault = |count: usize| check_expression("inputs.y", &names[..count]).expect_err("not declared");
+        assert!(fault(10).ends_with("it has a, b, c, d, e, f, g, h, i, j"), "{}", fault(10));
+        assert!(fault(12).ends_with("i, j and 2 more"), "{}", fault(12));
+    }
+
+    #[test]
+    fn what_looks_like_something_that_is_refused_is_taken() {
+        // S-COND-3
+        for good in [
+            "inputs | tojson == '{}'",
+            "inputs.x[0] + 1 == 2",
+            "inputs.x in ['a', -1.5, true, none] and not inputs.x",
+            "(inputs.x + 2) * 3 == 9",
+            "not (inputs.x == 1)",
+            "inputs.x | replace('a', 'b') == 'c'",
+            "inputs.x is startingwith('a') or inputs.x is not startingwith('b')",
+        ] {
+            assert_eq!(check_expression(good, &["x"]), Ok(vec![]), "{good}");
+        }
+        for (bad, words) in
+            [("not range(3)", "nothing can be called"), ("(inputs.x | default(1), 2) == 3", "`,` stands between")]
+        {
+            let fault = check_expression(bad, &["x"]).expect_err(bad);
+            assert!(fault.contains(words), "{bad}: {fault}");
+        }
+        assert!(check_field("{{+ inputs.x }}", &["x"]).expect_err("cuts").contains("nothing around"));
+        assert!(has_placeholder("a {{ 1 }}") && !has_placeholder("a { 1 }"));
+    }
+
+    #[test]
     fn an_expression_is_too_long_before_it_is_too_deep() {
         // S-COND-3. Each form nests in another part of minijinja; the stack of a thread is 2 MiB.
         for (start, middle, end) in [

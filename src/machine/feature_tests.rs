@@ -179,6 +179,14 @@ fn retry(max_attempts: u32, seconds: f64) -> Option<RetrySpec> {
 }
 
 #[test]
+fn the_statuses_of_an_execution_have_the_names_that_are_promised() {
+    // S-STATE-1
+    use ExecutionStatus::{Cancelled, Completed, Failed, Paused, Running};
+    let names = [Running, Paused, Completed, Failed, Cancelled].map(ExecutionStatus::as_str);
+    assert_eq!(names, ["RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]);
+}
+
+#[test]
 fn a_failure_that_is_allowed_blocks_nothing_and_fails_nothing() {
     // S-DEP-1, S-STATE-3
     let mut story = Story::of(workflow(vec![TaskSpec { allow_failure: true, ..noop("lint") }, noop("build: lint")]));
@@ -302,6 +310,7 @@ fn a_cancel_spares_finally_and_a_second_one_does_not() {
     assert_eq!(story.tasks(), "work RUNNING, more CANCELLED, alert CANCELLED, clean PENDING, tell PENDING");
     story.ends("work", AttemptEnd::Stopped);
     assert_eq!(story.tasks(), "work CANCELLED, more CANCELLED, alert CANCELLED, clean RUNNING, tell PENDING");
+    assert_eq!(story.error_of("work"), Some((ErrorKind::Cancelled, "the execution was cancelled".into())));
     assert_eq!((story.run().status, story.run().cancel_requested_at.is_some()), (ExecutionStatus::Running, true));
     story.control(Operation::Cancel);
     assert_eq!(story.tasks(), "work CANCELLED, more CANCELLED, alert CANCELLED, clean RUNNING, tell CANCELLED");
@@ -327,6 +336,8 @@ fn fail_fast_calls_off_the_rest_but_not_the_handlers() {
     assert!(matches!(story.effects[..], [Effect::StopAttempt { cause: StopCause::Cancelled, .. }]));
     story.ends("b", AttemptEnd::Stopped);
     assert_eq!(story.tasks(), "a FAILED, b CANCELLED, c CANCELLED, d BLOCKED, alert RUNNING");
+    let (_, words) = story.error_of("b").expect("an error");
+    assert_eq!(words, "another task failed, and the workflow is FAIL_FAST");
     story.succeeds("alert");
     assert_eq!(story.end(), Some(ExecutionEnd::Failed));
 }
@@ -642,4 +653,90 @@ fn progress_is_weighed_by_what_earlier_executions_say_and_the_longest_way_is_lef
     assert_eq!(left(&story, plain), Some((12_500_000, 0)), "one task at the pace of the others");
     story.tell(Command::Control { operation: Operation::Pause, workflow: name(), execution: plain }).expect("taken");
     assert_eq!(left(&story, plain), None, "nobody knows when it is resumed");
+}
+
+#[test]
+fn an_estimate_counts_on_failure_only_once_something_has_failed() {
+    // S-VIEW-1
+    let spec =
+        WorkflowSpec { on_failure: vec!["alert".into()], ..workflow(vec![noop("work"), noop("test"), noop("alert")]) };
+    let mut story = Story::of(spec);
+    story.pass(2 * SECOND);
+    story.succeeds("work");
+    story.fails("test");
+    story.pass(4 * SECOND);
+    story.succeeds("alert");
+    assert_eq!(story.end(), Some(ExecutionEnd::Failed));
+    let mut durations = Durations::default();
+    durations.add(story.run());
+    story.machine.state_mut().load_durations(name(), 1, durations);
+
+    let again = ExecutionId(2);
+    story.start(again, serde_json::Map::new()).expect("started");
+    let left = |story: &Story| {
+        let run = story.machine.state().execution(again).expect("held");
+        estimate(run, story.now.wall).map(|estimate| estimate.at.0 - story.now.wall.0)
+    };
+    assert_eq!(left(&story), Some(2_000_000));
+    story.report(AttemptKey { execution: again, task: 1, attempt: 1 }, AttemptEnd::ExitCode(3));
+    assert_eq!(left(&story), Some(6_000_000));
+}
+
+#[test]
+fn an_execution_counts_its_events_until_a_snapshot_is_due() {
+    let mut story = Story::of(workflow(vec![noop("a"), noop("b: a")]));
+    story.succeeds("a");
+    story.control(Operation::Pause);
+    let told = story.events.iter().filter(|recorded| recorded.execution == Some(RUN)).count();
+    assert!(told >= 5, "void: {told}");
+    assert_eq!(story.run().events_since_snapshot as usize, told);
+}
+
+#[test]
+fn the_end_of_an_attempt_is_told_as_people_know_it() {
+    // S-VIEW-4
+    let result = |end: AttemptEnd| {
+        let mut story = Story::of(workflow(vec![noop("a")]));
+        story.ends("a", end);
+        story.events.iter().find_map(|recorded| match &recorded.event {
+            Event::TaskEnded { result, .. } => Some(result.clone()),
+            _ => None,
+        })
+    };
+    for (signal, name) in [
+        (1, " (SIGHUP)"),
+        (2, " (SIGINT)"),
+        (3, " (SIGQUIT)"),
+        (4, " (SIGILL)"),
+        (6, " (SIGABRT)"),
+        (7, " (SIGBUS)"),
+        (8, " (SIGFPE)"),
+        (9, " (SIGKILL)"),
+        (11, " (SIGSEGV)"),
+        (13, " (SIGPIPE)"),
+        (15, " (SIGTERM)"),
+        (24, " (SIGXCPU)"),
+        (25, " (SIGXFSZ)"),
+        (64, ""),
+    ] {
+        let result = result(AttemptEnd::Signal(signal)).expect("it ended");
+        let error = result.error.expect("an error");
+        assert_eq!((error.signal, error.message), (Some(signal), format!("ended by signal {signal}{name}")));
+        assert_eq!(result.exit_code, None);
+    }
+    for (end, exit_code) in [
+        (AttemptEnd::Succeeded, Some(0)),
+        (AttemptEnd::OutputRefused("no JSON".into()), Some(0)),
+        (AttemptEnd::ExitCode(3), Some(3)),
+        (AttemptEnd::NotSpawned("no program".into()), None),
+    ] {
+        let result = result(end).expect("it ended");
+        assert_eq!((result.exit_code, result.error.and_then(|error| error.signal)), (exit_code, None));
+    }
+}
+
+#[test]
+fn a_span_is_written_in_seconds_where_they_are_whole() {
+    use crate::machine::attempt::seconds;
+    assert_eq!([0, 5_000_000, 1_500_000, 999].map(seconds), ["0 s", "5 s", "1500 ms", "0 s"]);
 }

@@ -210,6 +210,34 @@ mod tests {
     }
 
     #[test]
+    fn every_noxd_chooses_the_same_delay() {
+        // S-RETRY-1: worked out by a second program after the paper; the first is SplitMix64's own for the seed 0.
+        assert_eq!(mix(0), 0xE220_A839_7B1D_CDAF);
+        let execution = ExecutionId(0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210);
+        let all = u32::MAX;
+        for (key, part) in [
+            (KEY, 2_426_913_319_u32),
+            (AttemptKey { execution, task: 0, attempt: 1 }, 1_564_915_324),
+            (AttemptKey { execution, task: 99_999, attempt: 2 }, 1_730_843_310),
+            (AttemptKey { execution: ExecutionId(u128::MAX), task: all, attempt: all }, 1_499_142_132),
+        ] {
+            assert_eq!((chance(key) * 2_f64.powi(32)).to_bits(), f64::from(part).to_bits(), "{key:?}");
+        }
+        let policy = RetrySpec { jitter: 0.5, ..policy(BackoffSpec::Fixed { delay: 1_000.0 }) };
+        assert_eq!(delay(&policy, KEY, 1), 717_470_104, "of 1,000 s, half of which is left to chance");
+    }
+
+    #[test]
+    fn no_policy_waits_longer_than_a_hundred_years() {
+        // S-RETRY-1
+        let policy = RetrySpec {
+            max_delay_seconds: Some(1e300),
+            ..policy(BackoffSpec::Linear { initial_delay: 0.0, increment: 1e200 })
+        };
+        assert_eq!(delay(&policy, KEY, 2), 36_600 * 24 * 3_600 * SECOND);
+    }
+
+    #[test]
     fn chance_is_spread_over_attempts() {
         let total: f64 = (0..10_000).map(|attempt| chance(AttemptKey { attempt, ..KEY })).sum();
         assert!((4_800.0..5_200.0).contains(&total), "{total}");

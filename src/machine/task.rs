@@ -254,4 +254,33 @@ mod tests {
             assert_eq!(TaskStatus::from_number(from as u8), Some(from));
         }
     }
+
+    #[test]
+    fn an_error_comes_with_what_a_person_can_do_about_it() {
+        // S-VIEW-4
+        let of = |kind, exit_code, signal| {
+            remedy(&TaskError { kind, message: String::new(), signal, stderr_tail: String::new() }, exit_code)
+        };
+        for (kind, exit_code, signal, word) in [
+            (ErrorKind::ExitCode, Some(126), None, "permissions"),
+            (ErrorKind::ExitCode, Some(127), None, "was not found"),
+            (ErrorKind::ExitCode, Some(1), None, "run the command by hand"),
+            (ErrorKind::Signal, None, Some(9), "out of memory"),
+            (ErrorKind::Signal, None, Some(11), "crashed"),
+            (ErrorKind::Spawn, None, None, "command.argv"),
+            (ErrorKind::Timeout, None, None, "raise the limit"),
+            (ErrorKind::Output, Some(0), None, "one JSON document"),
+            (ErrorKind::Lost, None, None, "execute again"),
+            (ErrorKind::Template, None, None, "default("),
+            (ErrorKind::Agent, None, None, "the agent's own words"),
+            (ErrorKind::RateLimited, None, None, "wait until"),
+            (ErrorKind::Internal, None, None, "report it"),
+        ] {
+            let words = of(kind, exit_code, signal);
+            assert!(words.contains(word), "{kind:?} {exit_code:?} {signal:?}: {words}");
+        }
+        for kind in [ErrorKind::Rejected, ErrorKind::Cancelled] {
+            assert_eq!(of(kind, None, None), "", "somebody meant it: {kind:?}");
+        }
+    }
 }

@@ -108,7 +108,8 @@ impl Coverage {
         let ends = ["Completed", "Failed", "Cancelled"].map(|end| format!("an execution {end}"));
         let limits = ["Global", "Agent", "ExecutionAll", "ExecutionAgent", "ExecutionGroup"];
         let others = limits.map(|limit| format!("held up by {limit}"));
-        let others = others.into_iter().chain(["an execution that knows earlier ones".to_owned()]);
+        let others =
+            others.into_iter().chain(["an execution that knows earlier ones", "a task is given up"].map(str::to_owned));
         let all = transitions.chain(ends).chain(others).chain(EVENTS.iter().chain(faults).map(ToString::to_string));
         all.filter(|what| !self.0.contains_key(what)).collect()
     }

@@ -827,12 +827,16 @@ impl Ledger {
                 self.fail(format_args!("{end:?} with {kind:?}, but it was reported {all:?}"));
             };
             self.check_end(*end, expected, run, at);
+            let is_given_up = state.interruptions > 0 && (*end, kind) == (TaskEnd::Failed, Some(ErrorKind::Lost));
             self.check(
                 *end == TaskEnd::Completed || result.output.is_none(),
                 "S-DATA-1: only success leaves an output",
             );
             if *end == TaskEnd::Completed {
                 self.check(result.output == outcome.output, "S-DATA-1: another output");
+            }
+            if is_given_up {
+                self.coverage.reached("a task is given up");
             }
         }
         let _ = spec;

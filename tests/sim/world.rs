@@ -22,10 +22,11 @@ use crate::{
 };
 
 /// Every kind of fault and disturbance; each must be reached.
-pub const FAULTS: [&str; 24] = [
+pub const FAULTS: [&str; 25] = [
     "power cut in a batch",
     "power cut between batches",
     "restart in order",
+    "down over and over",
     "wall clock steps back",
     "wall clock steps forward",
     "program fails",
@@ -140,6 +141,7 @@ impl<E: Engine> World<E> {
             40 if self.chance.one_in(8) => self.delete(),
             41 if self.engine.can_be_held() => self.is_full ^= true,
             42 => self.many_at_once(),
+            43 if self.chance.one_in(4) => self.go_down_over_and_over(),
             44 => self.template(),
             45 if self.chance.one_in(3) => self.instantiate(),
             _ => {}
@@ -390,6 +392,15 @@ impl<E: Engine> World<E> {
             self.tell(ended);
         }
         self.restart();
+    }
+
+    /// More often than a task is started again (S-RETRY-7).
+    fn go_down_over_and_over(&mut self) {
+        self.ledger.coverage.reached("down over and over");
+        for _ in 0..8 {
+            self.restart();
+            self.report();
+        }
     }
 
     fn interrupted(&mut self, key: AttemptKey) -> (Command, Actor) {

@@ -107,4 +107,13 @@ mod tests {
         assert!(lane.remove(3) && lane.remove(8));
         assert_eq!((lane.next(), lane.oldest(), lane.len()), (None, None, 0));
     }
+
+    #[test]
+    fn tasks_that_came_together_share_their_time() {
+        let mut lane = Lane::empty(true);
+        (0..9).for_each(|task| assert!(lane.insert(task, Elapsed(20))));
+        assert!(lane.apart.is_none(), "a time of its own costs ten times as much");
+        assert!(lane.insert(9, Elapsed(30)));
+        assert_eq!(lane.apart.as_ref().map(|apart| apart.since.len()), Some(1));
+    }
 }

@@ -153,6 +153,15 @@ fn an_execution_keeps_to_limits_of_its_own() {
 }
 
 #[test]
+fn a_limit_without_a_name_limits_nobody() {
+    // S-PAR-1: no check of a definition lets one through.
+    let definition = definition(&["medium"; 3], &[("", 1), ("group:", 1)]);
+    let mut story = Story::new(9);
+    story.queue(A, &definition);
+    assert_eq!(story.admit_all().len(), 3);
+}
+
+#[test]
 fn a_limit_counts_at_once_and_a_lower_one_stops_nothing() {
     // S-PAR-4
     let definition = definition(&["medium claude"; 6], &[]);
@@ -161,6 +170,7 @@ fn a_limit_counts_at_once_and_a_lower_one_stops_nothing() {
     assert_eq!(story.admit_all().len(), 4);
     story.admission.set_agent_limit("claude", Some(2));
     story.admission.set_limit(10);
+    assert_eq!(story.admission.limit(), 10);
     assert_eq!((story.admission.running(), story.admit()), (4, None));
     for task in [0, 1] {
         story.admission.release(key(A, task));
@@ -324,4 +334,5 @@ fn one_execution_with_100_000_queued_tasks_is_admitted_at_the_cost_of_each() {
         assert_eq!(cheap(&mut story, Story::admit), Some((1, task)));
     }
     assert_eq!((story.admission.queued(), story.admission.running()), (0, 2));
+    assert!(story.admission.agents.moves >= 200_000, "void: nothing counted what was moved");
 }
