@@ -251,7 +251,7 @@ fn schedules_table(schedules: &[ScheduledWorkflow]) -> Table {
     let mut table = Table::new(&[
         Column::Whole("ID"),
         Column::Flexible("WORKFLOW"),
-        Column::Flexible("TIMES"),
+        Column::Whole("TIMES"),
         Column::Whole("NEXT"),
         Column::Optional("FIRED"),
         Column::Optional("SKIPPED"),
@@ -262,7 +262,8 @@ fn schedules_table(schedules: &[ScheduledWorkflow]) -> Table {
         table.row(vec![
             schedule.id.clone(),
             schedule.workflow_id.clone(),
-            schedule.schedule.as_ref().map(times_in_words).unwrap_or_default(),
+            // Half an expression means something else: usual ones are shown whole.
+            text::shorten(&schedule.schedule.as_ref().map(times_in_words).unwrap_or_default(), 36),
             if schedule.enabled() { execution::local(schedule.next_execution.as_ref()) } else { "disabled".to_owned() },
             schedule.execution_count.to_string(),
             schedule.skipped_count.to_string(),
