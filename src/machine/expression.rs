@@ -284,6 +284,7 @@ mod tests {
         // S-COND-3
         for (expression, words) in [
             ("[tasks.a.output] == 1", "a list stands after `in` only"),
+            ("['x'] == inputs.x", "a list stands after `in` only"),
             ("1 in [tasks.a.output]", "a list stands after `in` only"),
             ("1 in ['x'] * 1000000", "a list stands after `in` only"),
             ("1 in [['x'], ['y']]", "a list stands after `in` only"),

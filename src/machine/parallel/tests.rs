@@ -225,6 +225,19 @@ fn every_fourth_admission_goes_to_the_longest_waiting_while_some_are_overdue() {
 }
 
 #[test]
+fn patience_is_ten_minutes_where_nobody_says_otherwise() {
+    // S-PAR-3
+    let mut story = Story::new(100);
+    story.queue(A, &definition(&["low"], &[]));
+    story.queue(B, &definition(&["critical"; 5], &[]));
+    assert_eq!([0; 3].map(|_| story.admit()), [0, 1, 2].map(|task| Some((2, task))));
+    story.now = Elapsed(600_000_000);
+    assert_eq!(story.admit(), Some((2, 3)));
+    story.now = Elapsed(600_000_001);
+    assert_eq!(story.admit(), Some((1, 0)));
+}
+
+#[test]
 fn an_overdue_task_without_room_holds_up_nobody() {
     // S-PAR-3
     let mut story = Story::new(100);
