@@ -242,4 +242,11 @@ mod tests {
         let total: f64 = (0..10_000).map(|attempt| chance(AttemptKey { attempt, ..KEY })).sum();
         assert!((4_800.0..5_200.0).contains(&total), "{total}");
     }
+
+    // S-RETRY-2
+    #[test]
+    fn a_regular_expression_may_be_large_but_not_without_bound() {
+        assert!(compiled("[a-z]{100}").is_ok());
+        assert!(compiled("[a-z]{10000}").is_err());
+    }
 }
