@@ -80,14 +80,6 @@ const BOMBS: &[Bomb] = &[
                  i=0; while [ $i -lt 20 ]; do (setsid sh \"$PWD/hydra\" </dev/null >/dev/null 2>&1 &); i=$((i+1)); done",
         processes: 20,
     },
-    Bomb {
-        name: "a fork bomb of 8 that move on at once",
-        // 50,000 generations at most: should it not be caught, it does not haunt the machine for ever.
-        script: "echo '[ $1 -lt 50000 ] && env -i PATH=\"$PATH\" setsid sh \"$0\" $(($1 + 1)) &' > hydra; i=0; \
-                 while [ $i -lt 8 ]; do (setsid sh \"$PWD/hydra\" 0 </dev/null >/dev/null 2>&1 &); i=$((i+1)); done",
-        // The task's own two and one of them: each lives for a millisecond, and a look at all processes takes longer.
-        processes: 3,
-    },
 ];
 
 /// One that wears nothing of ours any more: no session, no environment, no limits, no parent.
