@@ -361,7 +361,7 @@ mod tests {
         sleeper.arg("600").env("NOX_CENSUS", "here");
         // With no tag on it: it is of none of the attempts that other tests start, and then end.
         let mut sleeper = tag::dressed(None, || sleeper.spawn()).unwrap();
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         loop {
             let census = Census::taken_after_now().await.unwrap();
             let found = census.find(sleeper.id()).expect("a stale census would not have it");
