@@ -65,7 +65,6 @@ type Db = ::sled::Db<LEAF_FANOUT>;
 /// sled's handles may move between threads but not be shared by them, and each brings caches of its own that are dear to
 /// make: so a call borrows an idle one, and there come to be as many as there were calls at once.
 pub struct SledBase {
-    directory: PathBuf,
     config: ::sled::Config,
     /// Held for reading by each call, and for writing while sled is closed and opened again.
     gate: RwLock<()>,
@@ -95,7 +94,6 @@ impl SledBase {
         let db = within(OPEN_LIMIT, directory, move || open_db(&settings, &path))?
             .map_err(|source| StoreError::Base { operation: "open", directory: directory.to_path_buf(), source })?;
         Ok(SledBase {
-            directory: directory.to_path_buf(),
             config,
             gate: RwLock::new(()),
             handles: Mutex::new(vec![db]),
