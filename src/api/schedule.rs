@@ -1,5 +1,7 @@
 //! `ScheduleService`: starts workflows at their times.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
@@ -13,11 +15,13 @@ use super::{
 };
 use crate::{
     calendar::tzdb_version,
-    engine::{Request as EngineRequest, Wanted, read::Reads, requests::RequestId},
+    engine::{Refusal, Request as EngineRequest, Wanted, read::Reads, requests::RequestId},
     machine::{
-        ids::{Actor, ScheduleId},
-        message::{Command, Reply},
-        schedule::ScheduleSpec,
+        decide,
+        ids::{Actor, Elapsed, ScheduleId, Tick},
+        message::{Command, Event, Reply},
+        schedule::{ScheduleRecord, ScheduleSpec},
+        state::State,
         workflow,
     },
     proto::v1::{self, schedule_service_server::ScheduleService},
@@ -40,11 +44,39 @@ impl Schedules {
         Self { api }
     }
 
-    async fn stored(&self, id: &ScheduleId) -> Result<v1::ScheduledWorkflow, Status> {
+    async fn record(&self, id: &ScheduleId) -> Result<ScheduleRecord, Status> {
         let (id, wanted) = (id.clone(), id.clone());
         let record = self.api.read(move |reads| Ok(reads.schedule(&id)?)).await?;
-        let record = record.filter(|record| !record.deleted).ok_or_else(|| status::no_schedule(wanted))?;
-        Ok(schedule::render(&record))
+        record.filter(|record| !record.deleted).ok_or_else(|| status::no_schedule(wanted))
+    }
+
+    async fn stored(&self, id: &ScheduleId) -> Result<v1::ScheduledWorkflow, Status> {
+        Ok(schedule::render(&self.record(id).await?))
+    }
+
+    /// What the writer would decide about a command, on what is stored: the same rules say the same faults.
+    async fn rehearse(&self, command: Command, by: Actor) -> Result<Option<Arc<ScheduleRecord>>, Status> {
+        let tick = Tick { wall: self.api.now(), elapsed: Elapsed(0), seed: 0 };
+        let rehearsed = move |reads: &Reads| {
+            let mut state = State::new(1);
+            // What it needs shows what else it needs.
+            for _ in 0..2 {
+                let needs = state.needs(&command);
+                for id in needs.schedules {
+                    reads.schedule(&id)?.into_iter().for_each(|record| state.load_schedule(record));
+                }
+                for id in needs.workflows {
+                    reads.workflow(&id)?.into_iter().for_each(|record| state.load_workflow(id.clone(), record.into()));
+                }
+            }
+            let decided = decide::command(&state, command, &by, tick);
+            let (decided, _) = decided.map_err(|rejection| refused(&Refusal::Rejected(rejection)))?;
+            Ok(decided.into_iter().find_map(|one| match one.event {
+                Event::ScheduleChanged { record, .. } => record,
+                _ => None,
+            }))
+        };
+        self.api.read(rehearsed).await
     }
 
     async fn submit(&self, command: Command, by: Actor, id: Option<RequestId>) -> Result<Reply, Status> {
@@ -204,6 +236,46 @@ impl ScheduleService for Schedules {
         };
         let execution = self.api.execution(started.first().copied().unwrap_or(execution)).await?;
         Ok(Response::new(v1::TriggerScheduleResponse { execution: Some(execution) }))
+    }
+
+    async fn backfill_schedule(
+        &self,
+        request: Request<v1::BackfillScheduleRequest>,
+    ) -> Result<Response<v1::BackfillScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "BackfillSchedule", &request.request_id, &request)?;
+        let schedule = schedule_id(&request.schedule_id)?;
+        let (from, to, overlap) = schedule::backfill(&request).map_err(|faults| invalid(&faults))?;
+        let command = Command::BackfillSchedule { schedule: schedule.clone(), from, to, overlap };
+        if request.validate_only {
+            self.rehearse(command, by).await?;
+        } else {
+            self.submit(command, by, id).await?;
+        }
+        let (record, now) = (self.record(&schedule).await?, self.api.now());
+        let shown = move |_: &Reads| {
+            // Of a repeat, the times may have been changed to more than there may be.
+            let firings = record.past_firings(from, to, now).unwrap_or_default();
+            Ok(v1::BackfillScheduleResponse {
+                firings: firings.iter().map(|one| schedule::firing(&record.calendar, one)).collect(),
+                overlap_policy: schedule::overlap_policy(record.spec.overlap_of_backfill(overlap)) as i32,
+                schedule: Some(schedule::render(&record)),
+            })
+        };
+        Ok(Response::new(self.api.read(shown).await?))
+    }
+
+    async fn cancel_backfill(
+        &self,
+        request: Request<v1::CancelBackfillRequest>,
+    ) -> Result<Response<v1::CancelBackfillResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "CancelBackfill", &request.request_id, &request)?;
+        let command = Command::CancelBackfill { schedule: schedule_id(&request.schedule_id)? };
+        let schedule = Some(self.change(command, by, id).await?);
+        Ok(Response::new(v1::CancelBackfillResponse { schedule }))
     }
 
     async fn preview_schedule(

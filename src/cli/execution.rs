@@ -258,6 +258,7 @@ fn details(execution: &WorkflowExecution) -> String {
         ("expected", local(execution.eta.as_ref())),
         ("inputs", inputs(execution)),
         ("repeats", execution.rerun_of.clone()),
+        ("schedule", scheduled(execution)),
         ("labels", labels(&execution.labels)),
         ("started", local(execution.started_at.as_ref())),
         ("ended", local(execution.completed_at.as_ref())),
@@ -283,6 +284,17 @@ pub(super) fn progress(percent: f64, basis: EstimateBasis, executions: u64) -> S
 fn inputs(execution: &WorkflowExecution) -> String {
     let json = execution.inputs.as_ref().and_then(|inputs| super::output::canonical(inputs).ok());
     json.map(|json| json.to_string()).unwrap_or_default()
+}
+
+/// `nightly, for 2026-10-24 02:30:00 (backfill)`
+fn scheduled(execution: &WorkflowExecution) -> String {
+    let schedule = &execution.schedule_id;
+    match &execution.scheduled_for {
+        _ if schedule.is_empty() => String::new(),
+        None => format!("{schedule}, triggered"),
+        at if execution.backfill => format!("{schedule}, for {} (backfill)", local(at.as_ref())),
+        at => format!("{schedule}, for {}", local(at.as_ref())),
+    }
 }
 
 fn remedy(execution: &WorkflowExecution) -> String {

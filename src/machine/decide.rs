@@ -78,6 +78,11 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
         Command::PauseSchedule { schedule, note } => schedule::pause(state, &schedule, note),
         Command::ResumeSchedule { schedule } => schedule::resume(state, &schedule, tick),
         Command::TriggerSchedule { schedule, execution } => schedule::trigger(state, &schedule, execution, tick),
+        Command::BackfillSchedule { schedule, from, to, overlap } => {
+            accepts_work(state)?;
+            schedule::backfill(state, &schedule, from, to, overlap, tick)
+        }
+        Command::CancelBackfill { schedule } => schedule::cancel_backfill(state, &schedule),
         Command::RerunExecution { execution, source, tasks } => rerun::decide(state, execution, source, &tasks),
         Command::Control { operation, workflow, execution } => control::decide(state, operation, workflow, execution),
         Command::ResolveApproval { execution, task, approved, comment } => {

@@ -11,7 +11,8 @@ use noxd::{cli::connect, proto::v1};
 use tokio_stream::StreamExt as _;
 use tonic_types::StatusExt as _;
 
-fn cron(expression: &str, timezone: &str) -> v1::Schedule {
+/// When the clocks of a zone show what an expression says.
+pub fn cron(expression: &str, timezone: &str) -> v1::Schedule {
     let schedule_type = Some(v1::schedule::ScheduleType::Cron(v1::CronSchedule { expression: expression.into() }));
     v1::Schedule { schedule_type, timezone: timezone.into(), ..v1::Schedule::default() }
 }
@@ -51,13 +52,14 @@ async fn a_preview_tells_local_times_offsets_and_what_the_clocks_do_and_every_fa
 }
 
 /// A workflow `w` of one task that waits for a file, and so runs as long as the story wants.
-async fn with_gate(noxd: &Noxd) -> std::path::PathBuf {
+pub async fn with_gate(noxd: &Noxd) -> std::path::PathBuf {
     let go = noxd.path("go");
     noxd.create("w", vec![gate("t", &go, &[])]).await;
     go
 }
 
-fn every_second(id: &str) -> v1::ScheduledWorkflow {
+/// A schedule of `w` that fires each second.
+pub fn every_second(id: &str) -> v1::ScheduledWorkflow {
     let interval = Some(v1::IntervalSchedule { interval: span(Duration::from_secs(1)) });
     let schedule_type = interval.map(v1::schedule::ScheduleType::Interval);
     let schedule = Some(v1::Schedule { schedule_type, ..v1::Schedule::default() });
@@ -65,25 +67,35 @@ fn every_second(id: &str) -> v1::ScheduledWorkflow {
 }
 
 impl Noxd {
-    async fn store_schedule(&self, schedule: v1::ScheduledWorkflow) -> Result<v1::ScheduledWorkflow, tonic::Status> {
+    /// Stores a schedule.
+    pub async fn store_schedule(
+        &self,
+        schedule: v1::ScheduledWorkflow,
+    ) -> Result<v1::ScheduledWorkflow, tonic::Status> {
         let request = v1::CreateScheduleRequest { schedule: Some(schedule), ..Default::default() };
         let answer = connect::schedules(self.channel().await).create_schedule(request).await?;
         Ok(answer.into_inner().schedule.expect("a schedule"))
     }
 
-    async fn schedule(&self, id: &str) -> v1::ScheduledWorkflow {
+    /// A schedule as it stands.
+    pub async fn schedule(&self, id: &str) -> v1::ScheduledWorkflow {
         let request = v1::GetScheduleRequest { schedule_id: id.into() };
         let answer = connect::schedules(self.channel().await).get_schedule(request).await.expect("there");
         answer.into_inner().schedule.expect("a schedule")
     }
 
     /// The schedule, once it is as the story waits for.
-    async fn schedule_becomes(&self, id: &str, is: impl Fn(&v1::ScheduledWorkflow) -> bool) -> v1::ScheduledWorkflow {
+    pub async fn schedule_becomes(
+        &self,
+        id: &str,
+        is: impl Fn(&v1::ScheduledWorkflow) -> bool,
+    ) -> v1::ScheduledWorkflow {
         let found = || async { Some(self.schedule(id).await).filter(&is) };
         eventually(&format!("schedule {id} is as the story waits for"), found).await
     }
 
-    async fn all_executions(&self) -> Vec<v1::WorkflowExecution> {
+    /// All that was started.
+    pub async fn all_executions(&self) -> Vec<v1::WorkflowExecution> {
         let request = v1::ListExecutionsRequest { page_size: 1_000, ..Default::default() };
         self.executions().await.list_executions(request).await.expect("listed").into_inner().executions
     }

@@ -136,6 +136,7 @@ pub fn summarised(summary: &Summary, error: Option<v1::ExecutionError>) -> v1::W
         rerun_of: rerun_of(&summary.trigger),
         schedule_id: schedule_of(&summary.trigger),
         scheduled_for: scheduled_for(&summary.trigger),
+        backfill: is_backfill(&summary.trigger),
         progress: summary.counts.percent(summary.status.is_terminal()),
         created_at: Some(timestamp(summary.started_at)),
         started_at: Some(timestamp(summary.started_at)),
@@ -171,6 +172,11 @@ pub fn schedule_of(trigger: &Trigger) -> String {
 /// The nominal time that it is for.
 pub fn scheduled_for(trigger: &Trigger) -> Option<pbjson_types::Timestamp> {
     if let Trigger::Schedule { nominal, .. } = trigger { nominal.map(timestamp) } else { None }
+}
+
+/// Whether somebody had that time made up.
+pub fn is_backfill(trigger: &Trigger) -> bool {
+    matches!(trigger, Trigger::Schedule { backfill: true, .. })
 }
 
 /// What an execution was given; absent where that is nothing.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::event::labels_weight;
 use crate::machine::{
     ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TemplateId, Timestamp, WorkflowId},
-    schedule::ScheduleSpec,
+    schedule::{OverlapPolicy, ScheduleSpec},
     template::{TemplateOrigin, TemplateSpec},
     workflow::{Definition, Violation, WorkflowSpec},
 };
@@ -105,6 +105,22 @@ pub enum Command {
         schedule: ScheduleId,
         /// The execution's id, made at the edge.
         execution: ExecutionId,
+    },
+    /// Start executions of a schedule for its times in a span of the past.
+    BackfillSchedule {
+        /// Which.
+        schedule: ScheduleId,
+        /// Times after this.
+        from: Timestamp,
+        /// Up to this one, and it.
+        to: Timestamp,
+        /// ALLOW_ALL or BUFFER_ALL; `None`: as the schedule's own policy allows.
+        overlap: Option<OverlapPolicy>,
+    },
+    /// Forget the times of backfills that still wait.
+    CancelBackfill {
+        /// Of which schedule.
+        schedule: ScheduleId,
     },
     /// Run the newest version.
     StartExecution {
@@ -327,6 +343,8 @@ pub enum Trigger {
         schedule: ScheduleId,
         /// The nominal time that it is for; `None`: somebody triggered it.
         nominal: Option<Timestamp>,
+        /// Whether somebody had that time made up.
+        backfill: bool,
     },
 }
 

@@ -7,7 +7,7 @@ use crate::machine::{
     expected::Expected,
     ids::{Actor, Elapsed, ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
     parallel::LimitName,
-    schedule::{Outcome, ScheduleRecord, Upcoming},
+    schedule::{Outcome, OverlapPolicy, ScheduleRecord, Upcoming},
     task::TaskStatus,
     template::TemplateRecord,
     workflow::Role,
@@ -315,6 +315,22 @@ pub enum ScheduleChange {
     },
     /// It goes on.
     Resumed,
+    /// Somebody wants times of the past made up.
+    BackfillRequested {
+        /// Times after this.
+        from: Timestamp,
+        /// Up to this one, and it.
+        to: Timestamp,
+        /// How many.
+        count: u64,
+        /// ALLOW_ALL or BUFFER_ALL.
+        overlap: OverlapPolicy,
+    },
+    /// What was left of that is not to be made up.
+    BackfillCancelled {
+        /// How many times.
+        count: u64,
+    },
 }
 
 /// How an execution ended.

@@ -68,6 +68,24 @@ pub enum Rejection {
         /// All faults.
         violations: Vec<Violation>,
     },
+    /// The span of a backfill is none, or too long.
+    #[error("the backfill has faults")]
+    InvalidBackfill {
+        /// All faults.
+        violations: Vec<Violation>,
+    },
+    /// More would not fit.
+    #[error(
+        "{waiting} times of earlier backfills of schedule `{schedule}` still wait, and at most {most} may; try again \
+         when they have started, or cancel them (`noxctl schedule cancel-backfill`)",
+        most = crate::machine::schedule::BACKFILL_AT_MOST
+    )]
+    BackfillFull {
+        /// Which.
+        schedule: ScheduleId,
+        /// How many wait.
+        waiting: usize,
+    },
     /// No execution of that id in that workflow.
     #[error("execution {execution} of workflow `{workflow}` does not exist")]
     ExecutionNotFound {

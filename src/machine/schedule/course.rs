@@ -22,12 +22,13 @@ const PASSED_AT_ONCE: usize = 256;
 
 /// What becomes of the times of a schedule that have come, and of those that wait for an end. Empty: there are none.
 pub fn come(state: &State, id: &ScheduleId, tick: Tick) -> Vec<Decided> {
-    let Some(record) = state.schedules.get(id).filter(|record| record.course.enabled && !record.deleted) else {
-        return Vec::new();
-    };
+    let Some(record) = state.schedules.get(id).filter(|record| !record.deleted) else { return Vec::new() };
     let mut steps = Steps::new(state, record, tick);
-    steps.release();
-    steps.times();
+    if record.course.enabled {
+        steps.release();
+        steps.times();
+    }
+    steps.backfill();
     steps.decided
 }
 
@@ -52,6 +53,13 @@ impl<'a> Steps<'a> {
             && (!self.busy || self.record.spec.overlap == OverlapPolicy::AllowAll)
         {
             self.start(nominal, Cause::Release);
+        }
+    }
+
+    /// Makes up one time of the past, if it is its turn. One, since each may be as large as a workflow can be.
+    fn backfill(&mut self) {
+        if let Some(nominal) = self.record.course.backfill.next(self.busy) {
+            self.start(nominal, Cause::Backfill);
         }
     }
 
@@ -138,7 +146,7 @@ impl<'a> Steps<'a> {
     fn cancel_others(&mut self, nominal: Timestamp) {
         for before in self.record.course.buffered.clone() {
             let reason = "a later time has come already".to_owned();
-            self.outcome(before, Outcome::Skipped { reason, buffered: true });
+            self.outcome(before, Outcome::Skipped { reason, cause: Cause::Release });
         }
         self.outcome(nominal, Outcome::Buffered);
         let others: Vec<ExecutionId> = running(self.state, &self.record.course).collect();
@@ -154,7 +162,7 @@ impl<'a> Steps<'a> {
     }
 
     fn skip(&mut self, nominal: Timestamp, reason: &str) {
-        self.outcome(nominal, Outcome::Skipped { reason: reason.to_owned(), buffered: false });
+        self.outcome(nominal, Outcome::Skipped { reason: reason.to_owned(), cause: Cause::Time });
     }
 
     /// Starts an execution for a time; where that cannot be, the time is skipped, and why is told.
@@ -168,7 +176,7 @@ impl<'a> Steps<'a> {
                 }
                 _ => rejection.to_string(),
             };
-            self.outcome(nominal, Outcome::Skipped { reason, buffered: cause == Cause::Release });
+            self.outcome(nominal, Outcome::Skipped { reason, cause });
         }
     }
 
@@ -182,7 +190,8 @@ impl<'a> Steps<'a> {
         };
         let start = Start { execution, labels: spec.labels.clone(), inputs: spec.inputs.clone() };
         let of_time = (cause != Cause::Call).then_some(nominal);
-        let trigger = Trigger::Schedule { schedule: spec.id.clone(), nominal: of_time };
+        let backfill = cause == Cause::Backfill;
+        let trigger = Trigger::Schedule { schedule: spec.id.clone(), nominal: of_time, backfill };
         let started = decide::started(self.state, definition, workflow.version, start, trigger)?;
         self.outcome(nominal, Outcome::Fired { execution, cause });
         self.decided.push(started);

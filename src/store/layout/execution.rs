@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use prost::Message as _;
 
 use super::{
-    LayoutError, decode_trigger,
+    LayoutError, TriggerFields, decode_trigger,
     durations::{decode_expected, encode_expected},
     encode_trigger, rows, unreadable,
 };
@@ -198,6 +198,7 @@ fn summary_row(execution: &Execution) -> rows::ExecutionSummary {
         rerun_of: trigger.rerun_of,
         schedule: trigger.schedule,
         nominal: trigger.nominal,
+        backfill: trigger.backfill,
         timed_out: match execution.cut_short {
             Some(CutShort::TimedOut { timeout_micros }) => Some(timeout_micros),
             _ => None,
@@ -222,6 +223,13 @@ fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, 
         5 => ExecutionStatus::Cancelled,
         other => return Err(unreadable(what(), format!("status {other} is unknown"))),
     };
+    let trigger = TriggerFields {
+        number: row.trigger,
+        rerun_of: row.rerun_of.clone(),
+        schedule: row.schedule.clone(),
+        nominal: row.nominal,
+        backfill: row.backfill,
+    };
     let mut counts = Counts::default();
     for (status, count) in TaskStatus::ALL.iter().zip(&row.counts) {
         counts.add_many(*status, *count);
@@ -231,7 +239,7 @@ fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, 
         workflow: WorkflowId::parse(&row.workflow).map_err(|why| unreadable(what(), why))?,
         version: row.version,
         status,
-        trigger: decode_trigger(row.trigger, &row.rerun_of, &row.schedule, row.nominal)
+        trigger: decode_trigger(&trigger)
             .ok_or_else(|| unreadable(what(), format!("trigger {} is unknown", row.trigger)))?,
         timed_out_micros: row.timed_out,
         created_by: Actor::from_text(&row.created_by),
