@@ -9,6 +9,7 @@ use super::{
     Api, Reading,
     caller::{actor, request_id},
     convert::{self, schedule, time_of},
+    mask,
     page::{NOT_A_TOKEN, PAGE_BYTES, Page},
     status::{self, Reason, invalid, invalid_field, refused},
     workflow::{MAX_SCANNED, missing, values_of, workflow_id},
@@ -20,7 +21,7 @@ use crate::{
         decide,
         ids::{Actor, Elapsed, ScheduleId, Tick},
         message::{Command, Event, Reply},
-        schedule::{ScheduleRecord, ScheduleSpec},
+        schedule::{Runs, ScheduleRecord, ScheduleSpec},
         state::State,
         workflow,
     },
@@ -97,6 +98,13 @@ impl Schedules {
         self.stored(&schedule).await
     }
 
+    /// The schedule as it would be stored.
+    async fn rehearsed(&self, command: Command, by: Actor) -> Result<v1::ScheduledWorkflow, Status> {
+        let record = self.rehearse(command, by).await?;
+        let record = record.ok_or_else(|| status::status(Reason::Internal, "the rules decided something else"))?;
+        Ok(schedule::render(&record))
+    }
+
     fn parsed(&self, given: &v1::ScheduledWorkflow) -> Result<ScheduleSpec, Status> {
         let inputs = values_of("inputs", given.inputs.as_ref()).map_err(|fault| invalid(&[fault]))?;
         schedule::parse(given, inputs, self.api.now()).map_err(|faults| invalid(&faults))
@@ -133,7 +141,10 @@ impl ScheduleService for Schedules {
         let given = request.schedule.ok_or_else(|| missing("schedule"))?;
         let (enabled, remaining_runs) = (given.enabled.unwrap_or(true), given.remaining_runs);
         let command = Command::CreateSchedule { spec: self.parsed(&given)?.into(), enabled, remaining_runs };
-        let schedule = Some(self.change(command, by, id).await?);
+        let schedule = Some(match request.validate_only {
+            true => self.rehearsed(command, by).await?,
+            false => self.change(command, by, id).await?,
+        });
         Ok(Response::new(v1::CreateScheduleResponse { schedule }))
     }
 
@@ -169,16 +180,27 @@ impl ScheduleService for Schedules {
         let by = actor(&request);
         let request = request.into_inner();
         let id = request_id(&by, "UpdateSchedule", &request.request_id, &request)?;
-        let given = request.schedule.ok_or_else(|| missing("schedule"))?;
-        schedule_id(&given.id)?;
-        let etag = Some(if request.etag.is_empty() { given.etag.clone() } else { request.etag });
-        let command = Command::UpdateSchedule {
-            spec: self.parsed(&given)?.into(),
-            enabled: given.enabled,
-            remaining_runs: given.remaining_runs,
-            etag: etag.filter(|etag| !etag.is_empty()),
-        };
-        let schedule = Some(self.change(command, by, id).await?);
+        let mut given = request.schedule.ok_or_else(|| missing("schedule"))?;
+        let stored_id = schedule_id(&given.id)?;
+        let etag = if request.etag.is_empty() { given.etag.clone() } else { request.etag };
+        let mut etag = Some(etag).filter(|etag| !etag.is_empty());
+        let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let mut runs = Runs::Left(given.remaining_runs);
+        if !paths.is_empty() {
+            let stored = self.stored(&stored_id).await?;
+            // What is kept of the stored one must still be the stored one when the change is made.
+            etag = etag.or_else(|| Some(stored.etag.clone()));
+            if !paths.iter().any(|path| path == "remaining_runs") {
+                runs = Runs::Kept;
+            }
+            given = mask::applied_to_schedule(stored, &given, &paths)?;
+        }
+        let (spec, enabled) = (self.parsed(&given)?.into(), given.enabled);
+        let command = Command::UpdateSchedule { spec, enabled, runs, etag };
+        let schedule = Some(match request.validate_only {
+            true => self.rehearsed(command, by).await?,
+            false => self.change(command, by, id).await?,
+        });
         Ok(Response::new(v1::UpdateScheduleResponse { schedule }))
     }
 

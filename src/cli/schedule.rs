@@ -77,6 +77,9 @@ pub struct CreateArgs {
     /// The IANA time zone whose clocks count, such as `Europe/Berlin`; without it, UTC.
     #[arg(long, default_value = "", hide_default_value = true)]
     timezone: String,
+    /// Only check it, and tell when it would fire first.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Of `update`.
@@ -88,6 +91,9 @@ pub struct UpdateArgs {
     /// Refuse if it was changed since this etag was read; the file's own `etag` does the same.
     #[arg(long, default_value = "", hide_default_value = true)]
     etag: String,
+    /// Only check it, and tell when it would fire next.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Of `list`.
@@ -196,9 +202,12 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<u8, CliError>
             ..ScheduledWorkflow::default()
         },
     };
-    let request = CreateScheduleRequest { schedule: Some(schedule), request_id: request_id() };
+    let (schedule, validate_only) = (Some(schedule), args.dry_run);
+    let request = CreateScheduleRequest { schedule, request_id: request_id(), validate_only };
     let answer = connect::schedules(context.channel().await?).create_schedule(request).await?.into_inner();
-    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)
+    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)?;
+    say_if_dry(validate_only);
+    Ok(0)
 }
 
 /// When it fires, of an expression or an interval.
@@ -219,9 +228,18 @@ async fn update(args: UpdateArgs, context: &mut Context) -> Result<u8, CliError>
     if schedule.id.is_empty() {
         return Err(CliError::Usage("the file must have the `id` of the schedule to update".to_owned()));
     }
-    let request = UpdateScheduleRequest { schedule: Some(schedule), etag: args.etag, request_id: request_id() };
+    let (schedule, etag, validate_only) = (Some(schedule), args.etag, args.dry_run);
+    let request = UpdateScheduleRequest { schedule, etag, request_id: request_id(), update_mask: None, validate_only };
     let answer = connect::schedules(context.channel().await?).update_schedule(request).await?.into_inner();
-    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)
+    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)?;
+    say_if_dry(validate_only);
+    Ok(0)
+}
+
+fn say_if_dry(dry: bool) {
+    if dry {
+        talk("nothing was stored");
+    }
 }
 
 fn stored(schedule: &ScheduledWorkflow, output: &mut Output) -> Result<u8, CliError> {

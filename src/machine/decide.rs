@@ -70,9 +70,9 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
             accepts_work(state)?;
             schedule::create(state, spec, enabled, remaining_runs, actor, tick)
         }
-        Command::UpdateSchedule { spec, enabled, remaining_runs, etag } => {
+        Command::UpdateSchedule { spec, enabled, runs, etag } => {
             accepts_work(state)?;
-            schedule::update(state, spec, enabled, remaining_runs, etag, tick)
+            schedule::update(state, spec, enabled, runs, etag, tick)
         }
         Command::DeleteSchedule { schedule, etag } => schedule::delete(state, &schedule, etag, tick),
         Command::PauseSchedule { schedule, note } => schedule::pause(state, &schedule, note),

@@ -84,6 +84,15 @@ pub struct ScheduleSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+/// How often a schedule is to start an execution after a change of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// As often as it was to.
+    Kept,
+    /// So often from here; `None`: without end.
+    Left(Option<u64>),
+}
+
 /// A nominal time to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upcoming {

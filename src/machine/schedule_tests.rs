@@ -422,7 +422,7 @@ fn a_backfill_goes_on_though_its_schedule_be_paused_or_changed_until_it_is_cance
     story.end_one();
     let spec = Arc::new(every(7 * HOUR));
     story
-        .tell(Command::UpdateSchedule { spec, enabled: None, remaining_runs: None, etag: None })
+        .tell(Command::UpdateSchedule { spec, enabled: None, runs: Runs::Left(None), etag: None })
         .expect("its times are others now");
     story.end_one();
     assert!(story.course().ends_with("backfilled 1h, backfilled 2h, backfilled 3h"), "{}", story.course());
@@ -536,7 +536,7 @@ fn a_schedule_is_changed_by_who_read_it_last_and_refused_with_its_faults() {
     let update = |spec: ScheduleSpec, etag: &str| Command::UpdateSchedule {
         spec: spec.into(),
         enabled: None,
-        remaining_runs: None,
+        runs: Runs::Left(None),
         etag: Some(etag.into()),
     };
     story.after(HOUR / 2);
@@ -559,6 +559,21 @@ fn a_schedule_is_changed_by_who_read_it_last_and_refused_with_its_faults() {
         panic!("{last:?}")
     };
     assert_eq!((change, *version), (&ScheduleChange::Deleted, 2));
+}
+
+#[test]
+fn a_change_that_does_not_speak_of_runs_leaves_those_that_are_left() {
+    // S-SCHED-1, S-SCHED-6
+    let mut story = Story::new();
+    story.create(every(HOUR), Some(3));
+    story.after(HOUR);
+    let update = |runs| Command::UpdateSchedule { spec: every(HOUR).into(), enabled: None, runs, etag: None };
+    story.tell(update(Runs::Kept)).expect("changed");
+    assert_eq!(story.record().course.remaining_runs, Some(2));
+    story.tell(update(Runs::Left(Some(3)))).expect("changed");
+    assert_eq!(story.record().course.remaining_runs, Some(3));
+    story.tell(update(Runs::Left(None))).expect("changed");
+    assert_eq!(story.record().course.remaining_runs, None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::event::labels_weight;
 use crate::machine::{
     ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TemplateId, Timestamp, WorkflowId},
-    schedule::{OverlapPolicy, ScheduleSpec},
+    schedule::{OverlapPolicy, Runs, ScheduleSpec},
     template::{TemplateOrigin, TemplateSpec},
     workflow::{Definition, Violation, WorkflowSpec},
 };
@@ -75,8 +75,8 @@ pub enum Command {
         spec: Arc<ScheduleSpec>,
         /// Whether it fires; `None`: as before.
         enabled: Option<bool>,
-        /// How often from here; `None`: without end.
-        remaining_runs: Option<u64>,
+        /// How often from here.
+        runs: Runs,
         /// Only if the stored one still has this etag.
         etag: Option<String>,
     },

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Backfill, Cause, Course, ScheduleRecord, ScheduleSpec, course::Steps};
+use super::{Backfill, Cause, Course, Runs, ScheduleRecord, ScheduleSpec, course::Steps};
 use crate::{
     calendar::{Calendar, Fault, Spec},
     machine::{
@@ -100,7 +100,7 @@ pub fn update(
     state: &State,
     spec: Arc<ScheduleSpec>,
     enabled: Option<bool>,
-    remaining_runs: Option<u64>,
+    runs: Runs,
     etag: Option<String>,
     tick: Tick,
 ) -> Answered {
@@ -117,7 +117,9 @@ pub fn update(
     record.version += 1;
     record.updated_at = tick.wall;
     record.spec = Arc::new(ScheduleSpec { times, ..spec.as_ref().clone() });
-    record.course.remaining_runs = remaining_runs;
+    if let Runs::Left(remaining_runs) = runs {
+        record.course.remaining_runs = remaining_runs;
+    }
     match enabled {
         Some(true) if !record.course.enabled => enable(&mut record, tick),
         Some(false) => record.course.enabled = false,
