@@ -59,11 +59,13 @@ pub(super) fn applied_to_schedule(
             "remaining_runs" => applied.remaining_runs = given.remaining_runs,
             "inputs" => applied.inputs.clone_from(&given.inputs),
             "labels" => applied.labels.clone_from(&given.labels),
+            "retry_config" => applied.retry_config.clone_from(&given.retry_config),
+            "notification_config" => applied.notification_config.clone_from(&given.notification_config),
             "description" => applied.description.clone_from(&given.description),
             other => {
                 let words = format!(
                     "`{other}` is no field that an update can set; use workflow_id, schedule, enabled, overlap_policy, \
-                     catch_up, catch_up_window, remaining_runs, inputs, labels or description"
+                     catch_up, catch_up_window, remaining_runs, inputs, labels, retry_config, notification_config or description"
                 );
                 return Err(status::status(Reason::InvalidUpdateMask, words));
             }

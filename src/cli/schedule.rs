@@ -335,6 +335,7 @@ async fn show(args: IdArgs, context: &mut Context) -> Result<u8, CliError> {
             ("note", schedule.note.clone()),
             ("overlap", short(schedule.overlap_policy().as_str_name(), "OVERLAP_POLICY_")),
             ("catch up", short(schedule.catch_up().as_str_name(), "CATCH_UP_POLICY_")),
+            ("retries", schedule.retry_config.as_ref().map(execution::retries).unwrap_or_default()),
             ("next", execution::local(schedule.next_execution.as_ref())),
             ("runs left", schedule.remaining_runs.map(|left| left.to_string()).unwrap_or_default()),
             ("last", execution::local(schedule.last_execution.as_ref())),

@@ -143,7 +143,7 @@ fn retried(
     exit_code: Option<i32>,
 ) -> TaskEnd {
     let definition = &execution.definition;
-    let (Some(policy), Some((kind, message))) = (&definition.task(key.task).retry, error) else { return end };
+    let (Some(policy), Some((kind, message))) = (execution.retry_of(key.task), error) else { return end };
     let failed = matches!(end, TaskEnd::Failed | TaskEnd::TimedOut);
     if !failed || execution.is_called_off(definition.role(key.task)) {
         return end;

@@ -52,7 +52,7 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
         Command::UpdateWorkflow { content, etag } => update_workflow(state, content, etag, tick),
         Command::DeleteWorkflow { workflow, etag } => delete_workflow(state, workflow, etag, tick),
         Command::StartExecution { execution, workflow, labels, inputs, trigger } => {
-            start(state, workflow, Start { execution, labels, inputs }, trigger)
+            start(state, workflow, Start { execution, labels, inputs, retry: None }, trigger)
         }
         Command::CreateTemplate { spec } => {
             accepts_work(state)?;
@@ -256,6 +256,7 @@ pub(super) fn started(
         inputs,
         reused: Arc::default(),
         expected: state.expected_of(&workflow, version),
+        retry: start.retry,
     };
     Ok(Decided { workflow: Some(workflow), execution: Some(start.execution), event })
 }

@@ -15,7 +15,7 @@ use super::{
     message::{Event, ExecutionEnd, Recorded, Reused, StopCause, TaskEnd, Trigger},
     progress::Counts,
     task::{TaskState, TaskStatus},
-    workflow::{Action, Definition, Role},
+    workflow::{Action, Definition, RetrySpec, Role},
 };
 
 /// Where an execution stands (S-STATE-1).
@@ -108,6 +108,8 @@ pub struct Execution {
     pub tasks: Vec<TaskState>,
     /// How long it and its tasks are expected to take; `None`: no execution of this version had ended when it began.
     pub expected: Option<Arc<Expected>>,
+    /// When tasks are tried again that do not say so themselves; [`Execution::retry_of`] asks both.
+    pub retry: Option<Arc<RetrySpec>>,
     /// What follows from its tasks.
     pub derived: Derived,
     /// The first failure that counts: which task, and the revision of its end.
@@ -173,7 +175,8 @@ pub enum Turn {
 impl Execution {
     /// The execution that an `ExecutionStarted` begins.
     pub fn begin(recorded: &Recorded, definition: Arc<Definition>, moves: &mut Moves) -> Option<Self> {
-        let Event::ExecutionStarted { version, labels, trigger, inputs, reused, expected, .. } = &recorded.event else {
+        let Event::ExecutionStarted { version, labels, trigger, inputs, reused, expected, retry, .. } = &recorded.event
+        else {
             return None;
         };
         let count = definition.task_count();
@@ -200,6 +203,7 @@ impl Execution {
             paused_micros: 0,
             tasks: indices().map(|task| TaskState::pending(dependencies(task))).collect(),
             expected: expected.clone(),
+            retry: retry.clone(),
             derived: Derived::default(),
             first_failure: None,
             revision: recorded.revision,
@@ -221,6 +225,13 @@ impl Execution {
             indices().for_each(|task| execution.consider(task, recorded, moves));
         }
         Some(execution)
+    }
+
+    /// When a task is tried again: as it says itself, or else as its execution was started with. A person is asked once.
+    pub fn retry_of(&self, task: TaskIndex) -> Option<&RetrySpec> {
+        let spec = self.definition.task(task);
+        let started_with = self.retry.as_deref().filter(|_| !matches!(spec.action, Some(Action::Approval(_))));
+        spec.retry.as_ref().or(started_with)
     }
 
     /// Computes what follows from the tasks anew: after a snapshot was read.

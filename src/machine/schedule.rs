@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     ids::{Actor, ExecutionId, ScheduleId, Timestamp, WorkflowId},
     message::Inputs,
+    workflow::RetrySpec,
 };
 use crate::calendar::{Calendar, MAX_EXPRESSION_BYTES, Spec};
 
@@ -82,6 +83,8 @@ pub struct ScheduleSpec {
     pub inputs: Inputs,
     /// Over the workflow's own.
     pub labels: BTreeMap<String, String>,
+    /// When tasks of its executions are tried again that do not say so themselves.
+    pub retry: Option<Arc<RetrySpec>>,
 }
 
 /// How often a schedule is to start an execution after a change of it.
@@ -203,7 +206,13 @@ impl ScheduleSpec {
     /// About how many bytes of text it has.
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        self.description.len() + labels + self.inputs.weight() + self.times.timezone.len() + MAX_EXPRESSION_BYTES
+        let retry = self.retry.as_ref().map_or(0, |retry| retry.weight());
+        self.description.len()
+            + labels
+            + self.inputs.weight()
+            + self.times.timezone.len()
+            + MAX_EXPRESSION_BYTES
+            + retry
     }
 }
 

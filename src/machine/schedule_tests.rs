@@ -44,6 +44,7 @@ fn every(interval_micros: i64) -> ScheduleSpec {
         catch_up_window_micros: None,
         inputs: Inputs::default(),
         labels: BTreeMap::new(),
+        retry: None,
     }
 }
 

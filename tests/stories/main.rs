@@ -20,4 +20,5 @@ mod schedules;
 mod steering;
 mod support;
 mod templates;
+mod unattended;
 mod workflows;

@@ -226,7 +226,7 @@ async fn the_example_schedules_can_be_stored() {
 }
 
 impl Noxd {
-    async fn update_schedule(
+    pub async fn update_schedule(
         &self,
         schedule: v1::ScheduledWorkflow,
         mask: &[&str],

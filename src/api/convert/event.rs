@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{duration, execution, schedule, timestamp};
+use super::{definition::render_retry, duration, execution, schedule, timestamp};
 use crate::{
     engine::read::{ReadError, Reads},
     machine::{
@@ -183,7 +183,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                 }),
             }
         }
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected, retry } => {
             Kind::ExecutionStarted(v1::ExecutionStarted {
                 workflow_version: *version,
                 task_count: *task_count,
@@ -196,6 +196,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                 backfill: execution::is_backfill(trigger),
                 reused_tasks: u32::try_from(reused.len()).unwrap_or(u32::MAX),
                 estimated_from: expected.as_ref().map_or(0, |expected| expected.executions()),
+                retry_config: retry.as_deref().map(render_retry),
             })
         }
         Event::ExecutionPaused => Kind::ExecutionPaused(v1::ExecutionPaused {}),

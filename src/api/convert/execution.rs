@@ -3,7 +3,12 @@
 use pbjson_types::value::Kind;
 use prost::Message as _;
 
-use super::{definition::status, duration, ends::Ends, timestamp};
+use super::{
+    definition::{render_retry, status},
+    duration,
+    ends::Ends,
+    timestamp,
+};
 use crate::{
     engine::{
         clock::wall_now,
@@ -97,6 +102,7 @@ fn bare(execution: &Execution, failure: Option<&Recorded>) -> v1::WorkflowExecut
     (shown.progress, shown.eta) = (progress, eta);
     (shown.estimate_basis, shown.estimated_from) = (estimate_basis, estimated_from);
     shown.inputs = inputs_of(&execution.inputs);
+    shown.retry_config = execution.retry.as_deref().map(render_retry);
     if let (ExecutionStatus::Failed, Some(CutShort::TimedOut { timeout_micros })) =
         (execution.status, execution.cut_short)
     {

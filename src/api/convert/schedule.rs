@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{duration, execution::inputs_of, micros_of, new_execution_id, time_of, timestamp};
+use super::{
+    definition::{parse_retry, render_retry},
+    duration,
+    execution::inputs_of,
+    micros_of, new_execution_id, time_of, timestamp,
+};
 use crate::{
     calendar::{Calendar, Firing, FoldPolicy, GapPolicy, Kind, Spec},
     machine::{
@@ -168,6 +173,12 @@ pub fn parse(
         let words = "0 runs are none; leave it out for runs without end, or set `enabled: false`".to_owned();
         faults.push(violation_of("remaining_runs", Reason::InvalidValue, words));
     }
+    let retry = given.retry_config.clone().map(parse_retry);
+    faults.extend(retry.iter().flat_map(|retry| validation::retry("retry_config", retry)));
+    if given.notification_config.is_some() {
+        let words = "this build of noxd cannot do it yet; leave it out".to_owned();
+        faults.push(violation_of("notification_config", Reason::NotSupported, words));
+    }
     let inputs = Inputs(Arc::new(inputs));
     for (field, bytes, most) in
         [("description", given.description.len(), MAX_DESCRIPTION_BYTES), ("inputs", inputs.weight(), MAX_INPUT_BYTES)]
@@ -188,6 +199,7 @@ pub fn parse(
             catch_up_window_micros,
             inputs,
             labels,
+            retry: retry.map(Arc::new),
         }),
         _ => Err(faults),
     }
@@ -228,6 +240,8 @@ pub fn render(record: &ScheduleRecord) -> v1::ScheduledWorkflow {
         backfill_count: course.backfilled,
         backfill_waiting: u32::try_from(course.backfill.len()).unwrap_or(u32::MAX),
         etag: record.etag(),
+        retry_config: spec.retry.as_deref().map(render_retry),
+        notification_config: None,
     }
 }
 

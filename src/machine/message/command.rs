@@ -7,7 +7,7 @@ use crate::machine::{
     ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TemplateId, Timestamp, WorkflowId},
     schedule::{OverlapPolicy, Runs, ScheduleSpec},
     template::{TemplateOrigin, TemplateSpec},
-    workflow::{Definition, Violation, WorkflowSpec},
+    workflow::{Definition, RetrySpec, Violation, WorkflowSpec},
 };
 
 /// What somebody wants, or what the executor saw.
@@ -225,6 +225,8 @@ pub struct Start {
     pub labels: BTreeMap<String, String>,
     /// What it is given, by the names that the workflow declares.
     pub inputs: Inputs,
+    /// When tasks are tried again that do not say so themselves.
+    pub retry: Option<Arc<RetrySpec>>,
 }
 
 /// What an execution is given, by name, as it came: it is checked against the declarations of the version that runs.

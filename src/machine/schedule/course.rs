@@ -188,7 +188,8 @@ impl<'a> Steps<'a> {
             let why = "it is a DRAFT; an update mends it".to_owned();
             return Err(decide::invalid_state(spec.workflow.clone(), "execute", why));
         };
-        let start = Start { execution, labels: spec.labels.clone(), inputs: spec.inputs.clone() };
+        let (labels, inputs) = (spec.labels.clone(), spec.inputs.clone());
+        let start = Start { execution, labels, inputs, retry: spec.retry.clone() };
         let of_time = (cause != Cause::Call).then_some(nominal);
         let backfill = cause == Cause::Backfill;
         let trigger = Trigger::Schedule { schedule: spec.id.clone(), nominal: of_time, backfill };

@@ -6,6 +6,7 @@ use prost::Message as _;
 
 use super::{
     LayoutError, Subject, TriggerFields, decode_trigger,
+    definition::{decode_retry, encode_retry},
     durations::{decode_expected, encode_expected},
     encode_trigger, rows,
     schedule::{decode_advance, decode_schedule_change, encode_advance, encode_schedule_change},
@@ -112,7 +113,7 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
         Event::ScheduleAdvanced { schedule, nominal, outcome, next } => {
             (None, 0, Kind::ScheduleAdvanced(encode_advance(schedule, *nominal, outcome, *next)))
         }
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected, retry } => {
             let trigger = encode_trigger(trigger);
             let kind = Kind::ExecutionStarted(rows::ExecutionStarted {
                 workflow: recorded.workflow.as_ref().map(|id| id.as_str().to_string()).unwrap_or_default(),
@@ -129,6 +130,7 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
                 reused_statuses: reused.iter().map(|kept| kept.status as u8).collect(),
                 reused_attempts: reused.iter().map(|kept| kept.attempts).collect(),
                 expected: expected.as_deref().map(encode_expected),
+                retry: retry.as_deref().map(encode_retry),
             });
             (None, 0, kind)
         }
@@ -270,6 +272,7 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
                 tasks.collect::<Option<Vec<_>>>()?.into()
             },
             expected: row.expected.and_then(decode_expected),
+            retry: row.retry.map(|retry| Arc::new(decode_retry(retry))),
         },
         Kind::ExecutionPaused(_) => Event::ExecutionPaused,
         Kind::ExecutionResumed(_) => Event::ExecutionResumed,
@@ -433,7 +436,7 @@ fn decode_end(row: rows::TaskEnded) -> Option<(TaskEnd, AttemptResult)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{expected::Expected, ids::ExecutionId, message::Trigger};
+    use crate::machine::{expected::Expected, ids::ExecutionId, message::Trigger, workflow::RetrySpec};
 
     fn result(output: Option<Output>) -> Box<AttemptResult> {
         Box::new(AttemptResult {
@@ -477,6 +480,11 @@ mod tests {
                 ]
                 .into(),
                 expected: Expected::new(3, 9, vec![5, 0, u64::MAX]).map(Arc::new),
+                retry: Some(Arc::new(RetrySpec {
+                    max_attempts: 3,
+                    retry_on_errors: vec!["SIGNAL".into()],
+                    ..RetrySpec::default()
+                })),
             },
             Event::ExecutionPaused,
             Event::ExecutionResumed,

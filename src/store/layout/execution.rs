@@ -6,6 +6,7 @@ use prost::Message as _;
 
 use super::{
     LayoutError, TriggerFields, decode_trigger,
+    definition::{decode_retry, encode_retry},
     durations::{decode_expected, encode_expected},
     encode_trigger, rows, unreadable,
 };
@@ -78,6 +79,7 @@ pub fn encode_snapshot(execution: &Execution) -> Vec<u8> {
         deadline: execution.deadline.map(|at| at.0),
         handlers_started: execution.handlers_started.iter().map(|role| *role as u32).collect(),
         expected: execution.expected.as_deref().map(encode_expected),
+        retry: execution.retry.as_deref().map(encode_retry),
     }
     .encode_to_vec()
 }
@@ -128,6 +130,7 @@ pub fn decode_snapshot<E: From<LayoutError>>(
         handlers_started: row.handlers_started.iter().filter_map(handlers).collect(),
         tasks,
         expected: row.expected.and_then(decode_expected),
+        retry: row.retry.map(|retry| Arc::new(decode_retry(retry))),
         derived: Derived::default(),
         first_failure: summary.first_failure,
         revision: summary.revision,

@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{LayoutError, rows, unreadable};
+use super::{
+    LayoutError,
+    definition::{decode_retry, encode_retry},
+    rows, unreadable,
+};
 use crate::{
     calendar::{Calendar, FoldPolicy, GapPolicy, Kind, Spec},
     machine::{
@@ -90,6 +94,7 @@ pub fn encode_schedule(spec: &ScheduleSpec) -> Vec<u8> {
         catch_up_window: spec.catch_up_window_micros,
         inputs: serde_json::Value::Object(spec.inputs.0.as_ref().clone()).to_string(),
         labels: spec.labels.clone().into_iter().collect(),
+        retry: spec.retry.as_deref().map(encode_retry),
     }
     .encode_to_vec()
 }
@@ -229,6 +234,7 @@ pub fn decode_schedule(id: &ScheduleId, bytes: &[u8]) -> Result<ScheduleSpec, La
         catch_up_window_micros: row.catch_up_window,
         inputs: Inputs(Arc::new(inputs)),
         labels: row.labels.into_iter().collect(),
+        retry: row.retry.map(|retry| Arc::new(decode_retry(retry))),
     })
 }
 
@@ -351,7 +357,10 @@ pub(super) fn decode_advance(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::message::{Event, Recorded};
+    use crate::machine::{
+        message::{Event, Recorded},
+        workflow::RetrySpec,
+    };
 
     #[test]
     fn a_schedule_reads_back_as_it_was_stored() {
@@ -386,6 +395,7 @@ mod tests {
                 catch_up_window_micros: Some(7),
                 inputs: Inputs(Arc::new(inputs)),
                 labels: [("a".to_string(), "b".to_string())].into(),
+                retry: Some(Arc::new(RetrySpec { max_attempts: 7, jitter: 0.5, ..RetrySpec::default() })),
             };
             let course = Course {
                 enabled: true,
