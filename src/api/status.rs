@@ -208,7 +208,7 @@ fn rejected(rejection: &Rejection, message: String) -> Status {
         Rejection::InvalidSchedule { violations } | Rejection::InvalidBackfill { violations } => {
             return invalid(violations);
         }
-        Rejection::BackfillFull { schedule, .. } => {
+        Rejection::BackfillFull { schedule, .. } | Rejection::ScheduleBusy { schedule, .. } => {
             details.set_quota_failure(vec![tonic_types::QuotaViolation::new(schedule.as_str(), message.clone())]);
             details.set_retry_info(Some(std::time::Duration::from_secs(10)));
             Reason::ConcurrencyLimitExceeded

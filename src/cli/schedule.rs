@@ -377,6 +377,7 @@ async fn preview(args: PreviewArgs, context: &mut Context) -> Result<u8, CliErro
     Ok(0)
 }
 
+#[expect(clippy::disallowed_methods, reason = "`now` is when a person says it")]
 fn time_of(flag: &str, text: &str) -> Result<pbjson_types::Timestamp, CliError> {
     if text == "now" {
         return Ok(chrono::Utc::now().into());

@@ -108,7 +108,7 @@ pub struct Execution {
     pub tasks: Vec<TaskState>,
     /// How long it and its tasks are expected to take; `None`: no execution of this version had ended when it began.
     pub expected: Option<Arc<Expected>>,
-    /// When tasks are tried again that do not say so themselves; [`Execution::retry_of`] asks both.
+    /// When tasks are tried again that do not say so themselves.
     pub retry: Option<Arc<RetrySpec>>,
     /// What follows from its tasks.
     pub derived: Derived,
@@ -225,13 +225,6 @@ impl Execution {
             indices().for_each(|task| execution.consider(task, recorded, moves));
         }
         Some(execution)
-    }
-
-    /// When a task is tried again: as it says itself, or else as its execution was started with. A person is asked once.
-    pub fn retry_of(&self, task: TaskIndex) -> Option<&RetrySpec> {
-        let spec = self.definition.task(task);
-        let started_with = self.retry.as_deref().filter(|_| !matches!(spec.action, Some(Action::Approval(_))));
-        spec.retry.as_ref().or(started_with)
     }
 
     /// Computes what follows from the tasks anew: after a snapshot was read.

@@ -13,7 +13,7 @@ use crate::{
         },
         state::State,
         step::{Machine, Step},
-        workflow::{Action, Definition, TaskSpec, WorkflowSpec},
+        workflow::{Action, Definition, RetrySpec, TaskSpec, WorkflowSpec},
     },
 };
 
@@ -415,6 +415,86 @@ fn a_backfill_beside_starts_all_of_them_at_once_and_uses_up_no_run() {
 }
 
 #[test]
+fn a_schedule_whose_runs_are_used_up_can_be_backfilled() {
+    // S-SCHED-6
+    let mut story = Story::new();
+    story.create(every(HOUR), Some(1));
+    story.after(HOUR);
+    story.end_one();
+    story.after(5 * HOUR + MINUTE);
+    assert_eq!((story.course().as_str(), story.record().course.next), ("fired 1h", None));
+    story.backfill(HOUR, 5 * HOUR, None).expect("taken");
+    story.end_all();
+    assert_eq!(story.course(), "fired 1h, backfilled 2h, backfilled 3h, backfilled 4h, backfilled 5h");
+}
+
+#[test]
+fn no_more_run_beside_each_other_than_a_schedule_keeps_in_mind() {
+    // S-SCHED-4, S-SCHED-6
+    let mut story = Story::of(every(MINUTE));
+    story.after(150 * MINUTE);
+    story.end_one();
+    story.backfill(0, 150 * MINUTE, Some(OverlapPolicy::AllowAll)).expect("taken");
+    assert_eq!((story.running().len(), story.waiting()), (MAX_RUNNING, 50));
+    let one_more = Command::TriggerSchedule { schedule: schedule("s"), execution: ExecutionId(7) };
+    let busy = Rejection::ScheduleBusy { schedule: schedule("s"), running: MAX_RUNNING };
+    assert_eq!(story.tell(one_more), Err(busy));
+    for _ in 0..50 {
+        story.end_one();
+    }
+    assert_eq!((story.running().len(), story.waiting()), (MAX_RUNNING, 0), "each end lets the next one start");
+    // Whichever has not ended is known: what comes by itself finds it running.
+    let youngest = story.record().course.running[MAX_RUNNING - 99..].to_vec();
+    for execution in youngest {
+        let outcome = Box::new(AttemptOutcome::bare(AttemptEnd::Succeeded));
+        let attempt = AttemptKey { execution, task: 0, attempt: 1 };
+        story.tell(Command::AttemptEnded { attempt, outcome }).expect("taken");
+    }
+    assert_eq!(story.running().len(), 1);
+    story.after(151 * MINUTE);
+    assert!(story.course().ends_with("skipped 151m"), "{}", story.course());
+}
+
+#[test]
+fn a_backfill_ends_with_its_schedule_and_the_next_of_its_name_inherits_nothing() {
+    // S-SCHED-6
+    let mut story = after_a_night();
+    story.backfill(0, 5 * HOUR, None).expect("taken");
+    story.tell(Command::DeleteSchedule { schedule: schedule("s"), etag: None }).expect("deleted");
+    story.end_all();
+    assert!(story.course().ends_with("fired 6h, backfilled 1h"), "{}", story.course());
+    story.create(every(HOUR), None);
+    assert_eq!((story.waiting(), story.record().course.backfilled), (0, 0));
+}
+
+#[test]
+fn what_a_schedule_says_of_retries_is_of_each_execution_that_it_starts_and_of_no_other() {
+    // S-SCHED-8
+    let policy = |max_attempts| Some(Arc::new(RetrySpec { max_attempts, ..RetrySpec::default() }));
+    let mut story = Story::of(ScheduleSpec { retry: policy(3), ..every(HOUR) });
+    story.after(3 * HOUR + MINUTE / 2);
+    let fired = story.running()[0];
+    let fail = |story: &mut Story, execution, attempt| {
+        let outcome = Box::new(AttemptOutcome::bare(AttemptEnd::ExitCode(3)));
+        story.tell(Command::AttemptEnded { attempt: AttemptKey { execution, task: 0, attempt }, outcome }).map(drop)
+    };
+    fail(&mut story, fired, 1).expect("taken");
+    assert_eq!(story.running(), [fired], "it is tried again");
+    let update =
+        |spec: ScheduleSpec| Command::UpdateSchedule { spec: spec.into(), enabled: None, runs: Runs::Kept, etag: None };
+    story.tell(update(every(HOUR))).expect("changed");
+    let of = |story: &Story, id| story.machine.state().execution(id).expect("it runs").retry.clone();
+    assert_eq!(of(&story, fired), policy(3), "it keeps what it was started with");
+    let other = ExecutionId(9);
+    story.tell(Command::TriggerSchedule { schedule: schedule("s"), execution: other }).expect("started");
+    assert_eq!(of(&story, other), None);
+    story.tell(update(ScheduleSpec { retry: policy(2), ..every(HOUR) })).expect("changed");
+    story.backfill(0, HOUR, Some(OverlapPolicy::AllowAll)).expect("taken");
+    let made_up = story.running().into_iter().find(|id| ![fired, other].contains(id)).expect("it started");
+    assert_eq!(of(&story, made_up), policy(2));
+}
+
+#[test]
 fn a_backfill_goes_on_though_its_schedule_be_paused_or_changed_until_it_is_cancelled() {
     // S-SCHED-6
     let mut story = after_a_night();
@@ -671,7 +751,8 @@ fn whatever_happens_no_time_is_lost_or_taken_twice() {
                 }
                 6 => {
                     let execution = ExecutionId(1_000 + step);
-                    story.tell(Command::TriggerSchedule { schedule: schedule("s"), execution }).expect("triggered");
+                    let taken = story.tell(Command::TriggerSchedule { schedule: schedule("s"), execution });
+                    assert!(matches!(taken, Ok(_) | Err(Rejection::ScheduleBusy { .. })), "{taken:?}");
                 }
                 _ => wall += below((2 * MINUTE).cast_unsigned()).cast_signed(),
             }

@@ -86,6 +86,17 @@ pub enum Rejection {
         /// How many wait.
         waiting: usize,
     },
+    /// A trigger of a schedule that already has as many executions as it keeps in mind.
+    #[error(
+        "{running} executions of schedule `{schedule}` have not ended; one more is started when one of them has, or where \
+         its `overlap_policy` is ALLOW_ALL"
+    )]
+    ScheduleBusy {
+        /// Which.
+        schedule: ScheduleId,
+        /// How many have not ended.
+        running: usize,
+    },
     /// No execution of that id in that workflow.
     #[error("execution {execution} of workflow `{workflow}` does not exist")]
     ExecutionNotFound {

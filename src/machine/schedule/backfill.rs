@@ -4,7 +4,7 @@
 //! after the other, also after a restart. They are apart from the times that come by themselves, and shift none.
 
 use super::{
-    Cause, OverlapPolicy, ScheduleRecord, ScheduleSpec,
+    Cause, MAX_RUNNING, OverlapPolicy, ScheduleRecord, ScheduleSpec,
     change::{Answered, changed, stored},
     course::Steps,
 };
@@ -27,7 +27,7 @@ const COUNTED_AT_MOST: usize = 10_000;
 /// Times of the past that are still to be made up, in the order in which they were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backfill {
-    /// Those that start whatever runs.
+    /// Those that start beside what runs.
     pub beside: Vec<Timestamp>,
     /// Those that wait until nothing of their schedule runs.
     pub in_turn: Vec<Timestamp>,
@@ -44,10 +44,13 @@ impl Backfill {
         self.beside.is_empty() && self.in_turn.is_empty()
     }
 
-    /// The time that has its turn.
-    pub(super) fn next(&self, busy: bool) -> Option<Timestamp> {
-        let in_turn = self.in_turn.first().filter(|_| !busy);
-        self.beside.first().or(in_turn).copied()
+    /// The time that has its turn while so many executions of its schedule have not ended. No more are started than it
+    /// keeps in mind: of those beyond, no overlap policy would know.
+    pub(super) fn next(&self, running: usize) -> Option<Timestamp> {
+        match self.beside.first() {
+            Some(beside) => Some(*beside).filter(|_| running < MAX_RUNNING),
+            None => self.in_turn.first().copied().filter(|_| running == 0),
+        }
     }
 
     /// A time has had its turn.
@@ -86,8 +89,9 @@ impl ScheduleRecord {
         if from >= to {
             return fault("from", Reason::InvalidValue, "it is not before `to`; times after it are made up".into());
         }
-        let decided = if self.course.enabled { self.course.last } else { to };
-        let mut firings = self.calendar.firings(from).take_while(|firing| firing.at <= to && firing.at <= decided);
+        let to_come = self.course.next.map(|next| next.nominal);
+        let is_past = |firing: &Firing| firing.at <= to && to_come.is_none_or(|next| firing.at < next);
+        let mut firings = self.calendar.firings(from).take_while(is_past);
         let times: Vec<Firing> = firings.by_ref().take(BACKFILL_AT_MOST).collect();
         let more = firings.take(COUNTED_AT_MOST - BACKFILL_AT_MOST).count();
         match (more, times.last()) {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Backfill, Cause, Course, Runs, ScheduleRecord, ScheduleSpec, course::Steps};
+use super::{Backfill, Cause, Course, MAX_RUNNING, OverlapPolicy, Runs, ScheduleRecord, ScheduleSpec, course::Steps};
 use crate::{
     calendar::{Calendar, Fault, Spec},
     machine::{
@@ -172,6 +172,9 @@ pub fn resume(state: &State, id: &ScheduleId, tick: Tick) -> Answered {
 pub fn trigger(state: &State, id: &ScheduleId, execution: ExecutionId, tick: Tick) -> Answered {
     let record = stored(state, id)?;
     let mut steps = Steps::new(state, record, tick);
+    if steps.running >= MAX_RUNNING && record.spec.overlap != OverlapPolicy::AllowAll {
+        return Err(Rejection::ScheduleBusy { schedule: id.clone(), running: steps.running });
+    }
     steps.start_as(execution, tick.wall, Cause::Call)?;
     Ok((steps.decided, Reply::Executions(vec![execution])))
 }

@@ -37,20 +37,21 @@ pub(super) struct Steps<'a> {
     state: &'a State,
     tick: Tick,
     record: ScheduleRecord,
-    busy: bool,
+    /// How many of its executions have not ended.
+    pub running: usize,
     pub decided: Vec<Decided>,
 }
 
 impl<'a> Steps<'a> {
     pub fn new(state: &'a State, record: &ScheduleRecord, tick: Tick) -> Self {
-        let busy = running(state, &record.course).next().is_some();
-        Self { state, tick, record: record.clone(), busy, decided: Vec::new() }
+        let running = running(state, &record.course).count();
+        Self { state, tick, record: record.clone(), running, decided: Vec::new() }
     }
 
     /// Starts what waited, now that nothing runs.
     fn release(&mut self) {
         while let Some(nominal) = self.record.course.buffered.first().copied()
-            && (!self.busy || self.record.spec.overlap == OverlapPolicy::AllowAll)
+            && (self.running == 0 || self.record.spec.overlap == OverlapPolicy::AllowAll)
         {
             self.start(nominal, Cause::Release);
         }
@@ -58,7 +59,7 @@ impl<'a> Steps<'a> {
 
     /// Makes up one time of the past, if it is its turn. One, since each may be as large as a workflow can be.
     fn backfill(&mut self) {
-        if let Some(nominal) = self.record.course.backfill.next(self.busy) {
+        if let Some(nominal) = self.record.course.backfill.next(self.running) {
             self.start(nominal, Cause::Backfill);
         }
     }
@@ -131,7 +132,7 @@ impl<'a> Steps<'a> {
         match self.record.spec.overlap {
             OverlapPolicy::AllowAll => self.start(nominal, Cause::Time),
             OverlapPolicy::CancelOther if !is_newest => self.skip(nominal, "a later time has come already"),
-            _ if !self.busy && waiting == 0 => self.start(nominal, Cause::Time),
+            _ if self.running == 0 && waiting == 0 => self.start(nominal, Cause::Time),
             OverlapPolicy::Skip => self.skip(nominal, "the execution before has not ended"),
             OverlapPolicy::BufferOne if waiting > 0 => self.skip(nominal, "another time waits already"),
             OverlapPolicy::BufferAll if waiting >= MAX_BUFFERED => {
@@ -196,7 +197,7 @@ impl<'a> Steps<'a> {
         let started = decide::started(self.state, definition, workflow.version, start, trigger)?;
         self.outcome(nominal, Outcome::Fired { execution, cause });
         self.decided.push(started);
-        self.busy = true;
+        self.running += 1;
         Ok(())
     }
 

@@ -94,8 +94,8 @@ impl State {
         self.released.remove(&id);
         if record.course.is_waiting() {
             self.buffering.insert(id.clone());
-            let busy = record.course.running.iter().any(|run| self.alive.contains_key(run));
-            if !busy || record.course.backfill.next(busy).is_some() {
+            let running = record.course.running.iter().filter(|run| self.alive.contains_key(run)).count();
+            if running == 0 || record.course.backfill.next(running).is_some() {
                 self.released.insert(id.clone());
             }
         } else {
