@@ -36,3 +36,40 @@ pub(super) fn applied(mut stored: v1::Workflow, given: v1::Workflow, paths: &[St
     }
     Ok(stored)
 }
+
+/// The stored schedule with some fields of the given one. Without them, it is as before whether it fires, and how often it
+/// is to start one is not said.
+///
+/// # Errors
+/// Where a path names no field that an update can set.
+pub(super) fn applied_to_schedule(
+    stored: v1::ScheduledWorkflow,
+    given: &v1::ScheduledWorkflow,
+    paths: &[String],
+) -> Result<v1::ScheduledWorkflow, Status> {
+    let mut applied = v1::ScheduledWorkflow { enabled: None, remaining_runs: None, ..stored };
+    for path in paths {
+        match path.as_str() {
+            "workflow_id" => applied.workflow_id.clone_from(&given.workflow_id),
+            "schedule" => applied.schedule.clone_from(&given.schedule),
+            "enabled" => applied.enabled = given.enabled,
+            "overlap_policy" => applied.overlap_policy = given.overlap_policy,
+            "catch_up" => applied.catch_up = given.catch_up,
+            "catch_up_window" => applied.catch_up_window.clone_from(&given.catch_up_window),
+            "remaining_runs" => applied.remaining_runs = given.remaining_runs,
+            "inputs" => applied.inputs.clone_from(&given.inputs),
+            "labels" => applied.labels.clone_from(&given.labels),
+            "retry_config" => applied.retry_config.clone_from(&given.retry_config),
+            "notification_config" => applied.notification_config.clone_from(&given.notification_config),
+            "description" => applied.description.clone_from(&given.description),
+            other => {
+                let words = format!(
+                    "`{other}` is no field that an update can set; use workflow_id, schedule, enabled, overlap_policy, \
+                     catch_up, catch_up_window, remaining_runs, inputs, labels, retry_config, notification_config or description"
+                );
+                return Err(status::status(Reason::InvalidUpdateMask, words));
+            }
+        }
+    }
+    Ok(applied)
+}

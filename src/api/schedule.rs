@@ -1,5 +1,7 @@
 //! `ScheduleService`: starts workflows at their times.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
@@ -7,17 +9,20 @@ use super::{
     Api, Reading,
     caller::{actor, request_id},
     convert::{self, schedule, time_of},
+    mask,
     page::{NOT_A_TOKEN, PAGE_BYTES, Page},
     status::{self, Reason, invalid, invalid_field, refused},
     workflow::{MAX_SCANNED, missing, values_of, workflow_id},
 };
 use crate::{
     calendar::tzdb_version,
-    engine::{Request as EngineRequest, Wanted, read::Reads, requests::RequestId},
+    engine::{Refusal, Request as EngineRequest, Wanted, read::Reads, requests::RequestId},
     machine::{
-        ids::{Actor, ScheduleId},
-        message::{Command, Reply},
-        schedule::ScheduleSpec,
+        decide,
+        ids::{Actor, Elapsed, ScheduleId, Tick},
+        message::{Command, Event, Reply},
+        schedule::{Runs, ScheduleRecord, ScheduleSpec},
+        state::State,
         workflow,
     },
     proto::v1::{self, schedule_service_server::ScheduleService},
@@ -40,11 +45,39 @@ impl Schedules {
         Self { api }
     }
 
-    async fn stored(&self, id: &ScheduleId) -> Result<v1::ScheduledWorkflow, Status> {
+    async fn record(&self, id: &ScheduleId) -> Result<ScheduleRecord, Status> {
         let (id, wanted) = (id.clone(), id.clone());
         let record = self.api.read(move |reads| Ok(reads.schedule(&id)?)).await?;
-        let record = record.filter(|record| !record.deleted).ok_or_else(|| status::no_schedule(wanted))?;
-        Ok(schedule::render(&record))
+        record.filter(|record| !record.deleted).ok_or_else(|| status::no_schedule(wanted))
+    }
+
+    async fn stored(&self, id: &ScheduleId) -> Result<v1::ScheduledWorkflow, Status> {
+        Ok(schedule::render(&self.record(id).await?))
+    }
+
+    /// What the writer would decide about a command, on what is stored: the same rules say the same faults.
+    async fn rehearse(&self, command: Command, by: Actor) -> Result<Option<Arc<ScheduleRecord>>, Status> {
+        let tick = Tick { wall: self.api.now(), elapsed: Elapsed(0), seed: 0 };
+        let rehearsed = move |reads: &Reads| {
+            let mut state = State::new(1);
+            // What it needs shows what else it needs.
+            for _ in 0..2 {
+                let needs = state.needs(&command);
+                for id in needs.schedules {
+                    reads.schedule(&id)?.into_iter().for_each(|record| state.load_schedule(record));
+                }
+                for id in needs.workflows {
+                    reads.workflow(&id)?.into_iter().for_each(|record| state.load_workflow(id.clone(), record.into()));
+                }
+            }
+            let decided = decide::command(&state, command, &by, tick);
+            let (decided, _) = decided.map_err(|rejection| refused(&Refusal::Rejected(rejection)))?;
+            Ok(decided.into_iter().find_map(|one| match one.event {
+                Event::ScheduleChanged { record, .. } => record,
+                _ => None,
+            }))
+        };
+        self.api.read(rehearsed).await
     }
 
     async fn submit(&self, command: Command, by: Actor, id: Option<RequestId>) -> Result<Reply, Status> {
@@ -63,6 +96,13 @@ impl Schedules {
             return Err(status::status(Reason::Internal, "the engine answered something else"));
         };
         self.stored(&schedule).await
+    }
+
+    /// The schedule as it would be stored.
+    async fn rehearsed(&self, command: Command, by: Actor) -> Result<v1::ScheduledWorkflow, Status> {
+        let record = self.rehearse(command, by).await?;
+        let record = record.ok_or_else(|| status::status(Reason::Internal, "the rules decided something else"))?;
+        Ok(schedule::render(&record))
     }
 
     fn parsed(&self, given: &v1::ScheduledWorkflow) -> Result<ScheduleSpec, Status> {
@@ -101,7 +141,10 @@ impl ScheduleService for Schedules {
         let given = request.schedule.ok_or_else(|| missing("schedule"))?;
         let (enabled, remaining_runs) = (given.enabled.unwrap_or(true), given.remaining_runs);
         let command = Command::CreateSchedule { spec: self.parsed(&given)?.into(), enabled, remaining_runs };
-        let schedule = Some(self.change(command, by, id).await?);
+        let schedule = Some(match request.validate_only {
+            true => self.rehearsed(command, by).await?,
+            false => self.change(command, by, id).await?,
+        });
         Ok(Response::new(v1::CreateScheduleResponse { schedule }))
     }
 
@@ -137,16 +180,27 @@ impl ScheduleService for Schedules {
         let by = actor(&request);
         let request = request.into_inner();
         let id = request_id(&by, "UpdateSchedule", &request.request_id, &request)?;
-        let given = request.schedule.ok_or_else(|| missing("schedule"))?;
-        schedule_id(&given.id)?;
-        let etag = Some(if request.etag.is_empty() { given.etag.clone() } else { request.etag });
-        let command = Command::UpdateSchedule {
-            spec: self.parsed(&given)?.into(),
-            enabled: given.enabled,
-            remaining_runs: given.remaining_runs,
-            etag: etag.filter(|etag| !etag.is_empty()),
-        };
-        let schedule = Some(self.change(command, by, id).await?);
+        let mut given = request.schedule.ok_or_else(|| missing("schedule"))?;
+        let stored_id = schedule_id(&given.id)?;
+        let etag = if request.etag.is_empty() { given.etag.clone() } else { request.etag };
+        let mut etag = Some(etag).filter(|etag| !etag.is_empty());
+        let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let mut runs = Runs::Left(given.remaining_runs);
+        if !paths.is_empty() {
+            let stored = self.stored(&stored_id).await?;
+            // What is kept of the stored one must still be the stored one when the change is made.
+            etag = etag.or_else(|| Some(stored.etag.clone()));
+            if !paths.iter().any(|path| path == "remaining_runs") {
+                runs = Runs::Kept;
+            }
+            given = mask::applied_to_schedule(stored, &given, &paths)?;
+        }
+        let (spec, enabled) = (self.parsed(&given)?.into(), given.enabled);
+        let command = Command::UpdateSchedule { spec, enabled, runs, etag };
+        let schedule = Some(match request.validate_only {
+            true => self.rehearsed(command, by).await?,
+            false => self.change(command, by, id).await?,
+        });
         Ok(Response::new(v1::UpdateScheduleResponse { schedule }))
     }
 
@@ -204,6 +258,46 @@ impl ScheduleService for Schedules {
         };
         let execution = self.api.execution(started.first().copied().unwrap_or(execution)).await?;
         Ok(Response::new(v1::TriggerScheduleResponse { execution: Some(execution) }))
+    }
+
+    async fn backfill_schedule(
+        &self,
+        request: Request<v1::BackfillScheduleRequest>,
+    ) -> Result<Response<v1::BackfillScheduleResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "BackfillSchedule", &request.request_id, &request)?;
+        let schedule = schedule_id(&request.schedule_id)?;
+        let (from, to, overlap) = schedule::backfill(&request).map_err(|faults| invalid(&faults))?;
+        let command = Command::BackfillSchedule { schedule: schedule.clone(), from, to, overlap };
+        if request.validate_only {
+            self.rehearse(command, by).await?;
+        } else {
+            self.submit(command, by, id).await?;
+        }
+        let (record, now) = (self.record(&schedule).await?, self.api.now());
+        let shown = move |_: &Reads| {
+            // Of a repeat, the times may have been changed to more than there may be.
+            let firings = record.past_firings(from, to, now).unwrap_or_default();
+            Ok(v1::BackfillScheduleResponse {
+                firings: firings.iter().map(|one| schedule::firing(&record.calendar, one)).collect(),
+                overlap_policy: schedule::overlap_policy(record.spec.overlap_of_backfill(overlap)) as i32,
+                schedule: Some(schedule::render(&record)),
+            })
+        };
+        Ok(Response::new(self.api.read(shown).await?))
+    }
+
+    async fn cancel_backfill(
+        &self,
+        request: Request<v1::CancelBackfillRequest>,
+    ) -> Result<Response<v1::CancelBackfillResponse>, Status> {
+        let by = actor(&request);
+        let request = request.into_inner();
+        let id = request_id(&by, "CancelBackfill", &request.request_id, &request)?;
+        let command = Command::CancelBackfill { schedule: schedule_id(&request.schedule_id)? };
+        let schedule = Some(self.change(command, by, id).await?);
+        Ok(Response::new(v1::CancelBackfillResponse { schedule }))
     }
 
     async fn preview_schedule(

@@ -205,7 +205,14 @@ fn rejected(rejection: &Rejection, message: String) -> Status {
         Rejection::WorkflowNotFound(id) => return no_workflow(id),
         Rejection::TemplateNotFound(id) => return no_template(id),
         Rejection::ScheduleNotFound(id) => return no_schedule(id),
-        Rejection::InvalidSchedule { violations } => return invalid(violations),
+        Rejection::InvalidSchedule { violations } | Rejection::InvalidBackfill { violations } => {
+            return invalid(violations);
+        }
+        Rejection::BackfillFull { schedule, .. } | Rejection::ScheduleBusy { schedule, .. } => {
+            details.set_quota_failure(vec![tonic_types::QuotaViolation::new(schedule.as_str(), message.clone())]);
+            details.set_retry_info(Some(std::time::Duration::from_secs(10)));
+            Reason::ConcurrencyLimitExceeded
+        }
         Rejection::ScheduleExists(id) => {
             details.set_resource_info("schedule", id.as_str(), "", message.clone());
             Reason::AlreadyExists

@@ -159,7 +159,7 @@ fn start(request: &v1::InstantiateTemplateRequest) -> Result<Option<Start>, Stat
     if !faults.is_empty() {
         return Err(invalid(&faults));
     }
-    Ok(Some(Start { execution: convert::new_execution_id(), labels, inputs: Inputs(Arc::new(inputs)) }))
+    Ok(Some(Start { execution: convert::new_execution_id(), labels, inputs: Inputs(Arc::new(inputs)), retry: None }))
 }
 
 #[tonic::async_trait]

@@ -147,7 +147,7 @@ fn out_of_time(field: &'static str, at: Timestamp) -> Fault {
 }
 
 /// A moment for people.
-fn utc(at: Timestamp) -> String {
+pub(crate) fn utc(at: Timestamp) -> String {
     format!("{}Z", super::firing::LocalTime(at.0))
 }
 

@@ -22,6 +22,7 @@ mod parse;
 mod spec;
 mod zone;
 
+pub(crate) use self::check::utc;
 pub use self::{
     fault::Fault,
     firing::{Firing, LocalTime, Note, UtcOffset},

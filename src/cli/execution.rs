@@ -22,8 +22,8 @@ use super::{
     workflow::WatchArgs,
 };
 use crate::proto::v1::{
-    EstimateBasis, GetExecutionRequest, ListExecutionsRequest, ListExecutionsResponse, ListTasksRequest, TaskCounts,
-    TaskExecution, TaskStatus, WorkflowExecution, WorkflowStatus,
+    EstimateBasis, GetExecutionRequest, ListExecutionsRequest, ListExecutionsResponse, ListTasksRequest, RetryConfig,
+    TaskCounts, TaskExecution, TaskStatus, WorkflowExecution, WorkflowStatus,
 };
 
 /// See what executions did and do.
@@ -258,6 +258,8 @@ fn details(execution: &WorkflowExecution) -> String {
         ("expected", local(execution.eta.as_ref())),
         ("inputs", inputs(execution)),
         ("repeats", execution.rerun_of.clone()),
+        ("schedule", scheduled(execution)),
+        ("retries", execution.retry_config.as_ref().map(retries).unwrap_or_default()),
         ("labels", labels(&execution.labels)),
         ("started", local(execution.started_at.as_ref())),
         ("ended", local(execution.completed_at.as_ref())),
@@ -283,6 +285,22 @@ pub(super) fn progress(percent: f64, basis: EstimateBasis, executions: u64) -> S
 fn inputs(execution: &WorkflowExecution) -> String {
     let json = execution.inputs.as_ref().and_then(|inputs| super::output::canonical(inputs).ok());
     json.map(|json| json.to_string()).unwrap_or_default()
+}
+
+/// `up to 5 attempts, where a task does not say so itself`
+pub(super) fn retries(retry: &RetryConfig) -> String {
+    format!("up to {} attempts, where a task does not say so itself", retry.max_attempts)
+}
+
+/// `nightly, for 2026-10-24 02:30:00 (backfill)`
+fn scheduled(execution: &WorkflowExecution) -> String {
+    let schedule = &execution.schedule_id;
+    match &execution.scheduled_for {
+        _ if schedule.is_empty() => String::new(),
+        None => format!("{schedule}, triggered"),
+        at if execution.backfill => format!("{schedule}, for {} (backfill)", local(at.as_ref())),
+        at => format!("{schedule}, for {}", local(at.as_ref())),
+    }
 }
 
 fn remedy(execution: &WorkflowExecution) -> String {

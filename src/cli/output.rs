@@ -104,11 +104,13 @@ impl Output {
 /// Canonical proto3 JSON, where the generated code falls short of it: times end in `Z`, and whole numbers are written
 /// without a fraction. Keys are sorted, so that the same resource gives the same text.
 pub(super) fn canonical<T: Serialize>(resource: &T) -> Result<Value, CliError> {
+    /// Fields that are times though their names do not end so.
+    const TIMES: [&str; 5] = ["time", "eta", "scheduledFor", "lastExecution", "nextExecution"];
     fn mend(value: &mut Value, is_time: bool) {
         match value {
             Value::Object(entries) => {
                 for (key, value) in entries {
-                    mend(value, key.ends_with("At") || matches!(key.as_str(), "time" | "eta"));
+                    mend(value, key.ends_with("At") || TIMES.contains(&key.as_str()));
                 }
             }
             Value::Array(values) => values.iter_mut().for_each(|value| mend(value, false)),

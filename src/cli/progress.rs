@@ -362,6 +362,8 @@ impl Progress {
             | Kind::ScheduleBuffered(_)
             | Kind::ScheduleSkipped(_)
             | Kind::ScheduleMissed(_)
+            | Kind::ScheduleBackfillRequested(_)
+            | Kind::ScheduleBackfillCancelled(_)
             | Kind::ConcurrencyLimitSet(_) => None,
         }
     }

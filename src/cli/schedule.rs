@@ -19,6 +19,8 @@ use crate::proto::v1::{
     Schedule, ScheduleFiring, ScheduledWorkflow, TriggerScheduleRequest, UpdateScheduleRequest, schedule::ScheduleType,
 };
 
+mod backfill;
+
 /// Start workflows at their times.
 #[derive(Debug, Subcommand)]
 pub enum ScheduleCommand {
@@ -38,6 +40,13 @@ pub enum ScheduleCommand {
     Disable(DisableArgs),
     /// Start an execution now; the times of the schedule stay as they are.
     Trigger(IdArgs),
+    /// Start executions for times of the past.
+    #[command(after_help = "Examples:\n  \
+                            noxctl schedule backfill nightly --from 2026-10-01T00:00:00Z --to now --dry-run\n  \
+                            noxctl schedule backfill nightly --from 2026-10-01T00:00:00Z --to 2026-10-08T00:00:00Z")]
+    Backfill(backfill::BackfillArgs),
+    /// Forget the times of backfills that still wait; what was started goes on.
+    CancelBackfill(IdArgs),
     /// Delete a schedule; what it started goes on.
     Delete(DeleteArgs),
     /// Show when a schedule would fire: an expression, an interval, or a file.
@@ -68,6 +77,9 @@ pub struct CreateArgs {
     /// The IANA time zone whose clocks count, such as `Europe/Berlin`; without it, UTC.
     #[arg(long, default_value = "", hide_default_value = true)]
     timezone: String,
+    /// Only check it, and tell when it would fire first.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Of `update`.
@@ -79,6 +91,9 @@ pub struct UpdateArgs {
     /// Refuse if it was changed since this etag was read; the file's own `etag` does the same.
     #[arg(long, default_value = "", hide_default_value = true)]
     etag: String,
+    /// Only check it, and tell when it would fire next.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Of `list`.
@@ -170,6 +185,8 @@ pub async fn run(command: ScheduleCommand, context: &mut Context) -> Result<u8, 
             context.output.resource(&started, || format!("{}\n", text::escape(&started.id)))?;
             Ok(0)
         }
+        ScheduleCommand::Backfill(args) => backfill::backfill(args, context).await,
+        ScheduleCommand::CancelBackfill(args) => backfill::cancel(args.id, context).await,
         ScheduleCommand::Delete(args) => delete(args, context).await,
         ScheduleCommand::Preview(args) => preview(args, context).await,
     }
@@ -185,9 +202,12 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<u8, CliError>
             ..ScheduledWorkflow::default()
         },
     };
-    let request = CreateScheduleRequest { schedule: Some(schedule), request_id: request_id() };
+    let (schedule, validate_only) = (Some(schedule), args.dry_run);
+    let request = CreateScheduleRequest { schedule, request_id: request_id(), validate_only };
     let answer = connect::schedules(context.channel().await?).create_schedule(request).await?.into_inner();
-    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)
+    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)?;
+    say_if_dry(validate_only);
+    Ok(0)
 }
 
 /// When it fires, of an expression or an interval.
@@ -208,9 +228,18 @@ async fn update(args: UpdateArgs, context: &mut Context) -> Result<u8, CliError>
     if schedule.id.is_empty() {
         return Err(CliError::Usage("the file must have the `id` of the schedule to update".to_owned()));
     }
-    let request = UpdateScheduleRequest { schedule: Some(schedule), etag: args.etag, request_id: request_id() };
+    let (schedule, etag, validate_only) = (Some(schedule), args.etag, args.dry_run);
+    let request = UpdateScheduleRequest { schedule, etag, request_id: request_id(), update_mask: None, validate_only };
     let answer = connect::schedules(context.channel().await?).update_schedule(request).await?.into_inner();
-    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)
+    stored(&answer.schedule.ok_or(CliError::Incomplete("the schedule"))?, &mut context.output)?;
+    say_if_dry(validate_only);
+    Ok(0)
+}
+
+fn say_if_dry(dry: bool) {
+    if dry {
+        talk("nothing was stored");
+    }
 }
 
 fn stored(schedule: &ScheduledWorkflow, output: &mut Output) -> Result<u8, CliError> {
@@ -306,6 +335,7 @@ async fn show(args: IdArgs, context: &mut Context) -> Result<u8, CliError> {
             ("note", schedule.note.clone()),
             ("overlap", short(schedule.overlap_policy().as_str_name(), "OVERLAP_POLICY_")),
             ("catch up", short(schedule.catch_up().as_str_name(), "CATCH_UP_POLICY_")),
+            ("retries", schedule.retry_config.as_ref().map(execution::retries).unwrap_or_default()),
             ("next", execution::local(schedule.next_execution.as_ref())),
             ("runs left", schedule.remaining_runs.map(|left| left.to_string()).unwrap_or_default()),
             ("last", execution::local(schedule.last_execution.as_ref())),
@@ -314,6 +344,8 @@ async fn show(args: IdArgs, context: &mut Context) -> Result<u8, CliError> {
             ("skipped", some(schedule.skipped_count)),
             ("missed", some(schedule.missed_count)),
             ("waiting", some(schedule.buffered.len() as u64)),
+            ("backfills", some(schedule.backfill_count)),
+            ("to make up", some(schedule.backfill_waiting.into())),
             ("version", schedule.version.to_string()),
             ("etag", schedule.etag.clone()),
             ("created", execution::local(schedule.created_at.as_ref())),
@@ -337,7 +369,7 @@ async fn preview(args: PreviewArgs, context: &mut Context) -> Result<u8, CliErro
         Some(file) => file::read_scheduled_workflow(&file)?.schedule.unwrap_or_default(),
         None => times(args.expression, args.every, args.timezone)?,
     };
-    let from = args.from.as_deref().map(time_of).transpose()?;
+    let from = args.from.as_deref().map(|from| time_of("--from", from)).transpose()?;
     let request = PreviewScheduleRequest { schedule: Some(schedule), from, count: args.count };
     let answer = connect::schedules(context.channel().await?).preview_schedule(request).await?.into_inner();
     let width = context.output.width();
@@ -345,9 +377,14 @@ async fn preview(args: PreviewArgs, context: &mut Context) -> Result<u8, CliErro
     Ok(0)
 }
 
-fn time_of(text: &str) -> Result<pbjson_types::Timestamp, CliError> {
+#[expect(clippy::disallowed_methods, reason = "`now` is when a person says it")]
+fn time_of(flag: &str, text: &str) -> Result<pbjson_types::Timestamp, CliError> {
+    if text == "now" {
+        return Ok(chrono::Utc::now().into());
+    }
     let time = DateTime::parse_from_rfc3339(text);
-    let words = format!("--from: `{}` is no time: write one such as 2026-10-24T00:00:00Z", text::escape(text));
+    let words =
+        format!("{flag}: `{}` is no time: write one such as 2026-10-24T00:00:00Z, or `now`", text::escape(text));
     Ok(time.map_err(|_| CliError::Usage(words))?.to_utc().into())
 }
 
@@ -421,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_time_is_read_as_it_is_written_elsewhere_or_refused() {
-        assert_eq!(time_of("2026-03-29T03:00:00+02:00").expect("a time").seconds, 1_774_746_000);
-        assert!(time_of("tomorrow").unwrap_err().to_string().contains("2026-10-24T00:00:00Z"));
+        assert_eq!(time_of("--from", "2026-03-29T03:00:00+02:00").expect("a time").seconds, 1_774_746_000);
+        assert!(time_of("--to", "tomorrow").unwrap_err().to_string().contains("--to: `tomorrow` is no time"));
     }
 }

@@ -247,7 +247,10 @@ impl Rows {
             }
             ScheduleChange::Updated => self.put(key::schedule_content(id), layout::encode_schedule(&record.spec)),
             ScheduleChange::Deleted => self.delete(key::schedule_by_age(record.created_at, id)),
-            ScheduleChange::Paused { .. } | ScheduleChange::Resumed => {}
+            ScheduleChange::Paused { .. }
+            | ScheduleChange::Resumed
+            | ScheduleChange::BackfillRequested { .. }
+            | ScheduleChange::BackfillCancelled { .. } => {}
         }
     }
 

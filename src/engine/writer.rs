@@ -588,6 +588,7 @@ fn is_new_work(command: &Command) -> bool {
             | Command::CreateSchedule { .. }
             | Command::UpdateSchedule { .. }
             | Command::TriggerSchedule { .. }
+            | Command::BackfillSchedule { .. }
             | Command::StartExecution { .. }
             | Command::RerunExecution { .. }
     )

@@ -13,7 +13,7 @@ use super::{
     retry,
     state::State,
     task::{TaskState, TaskStatus},
-    workflow::{FailurePolicy, OnInterrupt, Role, TaskSpec, TriggerRule},
+    workflow::{Action, FailurePolicy, OnInterrupt, RetrySpec, Role, TaskSpec, TriggerRule},
 };
 
 /// Attempts of one task that noxd's own end may interrupt before the task is given up (S-RETRY-7).
@@ -143,7 +143,7 @@ fn retried(
     exit_code: Option<i32>,
 ) -> TaskEnd {
     let definition = &execution.definition;
-    let (Some(policy), Some((kind, message))) = (&definition.task(key.task).retry, error) else { return end };
+    let (Some(policy), Some((kind, message))) = (policy(execution, key.task), error) else { return end };
     let failed = matches!(end, TaskEnd::Failed | TaskEnd::TimedOut);
     if !failed || execution.is_called_off(definition.role(key.task)) {
         return end;
@@ -154,6 +154,14 @@ fn retried(
     } else {
         end
     }
+}
+
+/// When a task is tried again: as it says itself, or else as its execution was started with (S-SCHED-8). A person is asked
+/// once.
+fn policy(execution: &Execution, task: TaskIndex) -> Option<&RetrySpec> {
+    let spec = execution.definition.task(task);
+    let started_with = execution.retry.as_deref().filter(|_| !matches!(spec.action, Some(Action::Approval(_))));
+    spec.retry.as_ref().or(started_with)
 }
 
 /// What the end of an attempt means. What noxd wanted of it weighs more than how it went, unless it ended by itself.

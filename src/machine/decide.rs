@@ -52,7 +52,7 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
         Command::UpdateWorkflow { content, etag } => update_workflow(state, content, etag, tick),
         Command::DeleteWorkflow { workflow, etag } => delete_workflow(state, workflow, etag, tick),
         Command::StartExecution { execution, workflow, labels, inputs, trigger } => {
-            start(state, workflow, Start { execution, labels, inputs }, trigger)
+            start(state, workflow, Start { execution, labels, inputs, retry: None }, trigger)
         }
         Command::CreateTemplate { spec } => {
             accepts_work(state)?;
@@ -70,14 +70,19 @@ pub fn command(state: &State, command: Command, actor: &Actor, tick: Tick) -> Re
             accepts_work(state)?;
             schedule::create(state, spec, enabled, remaining_runs, actor, tick)
         }
-        Command::UpdateSchedule { spec, enabled, remaining_runs, etag } => {
+        Command::UpdateSchedule { spec, enabled, runs, etag } => {
             accepts_work(state)?;
-            schedule::update(state, spec, enabled, remaining_runs, etag, tick)
+            schedule::update(state, spec, enabled, runs, etag, tick)
         }
         Command::DeleteSchedule { schedule, etag } => schedule::delete(state, &schedule, etag, tick),
         Command::PauseSchedule { schedule, note } => schedule::pause(state, &schedule, note),
         Command::ResumeSchedule { schedule } => schedule::resume(state, &schedule, tick),
         Command::TriggerSchedule { schedule, execution } => schedule::trigger(state, &schedule, execution, tick),
+        Command::BackfillSchedule { schedule, from, to, overlap } => {
+            accepts_work(state)?;
+            schedule::backfill(state, &schedule, from, to, overlap, tick)
+        }
+        Command::CancelBackfill { schedule } => schedule::cancel_backfill(state, &schedule),
         Command::RerunExecution { execution, source, tasks } => rerun::decide(state, execution, source, &tasks),
         Command::Control { operation, workflow, execution } => control::decide(state, operation, workflow, execution),
         Command::ResolveApproval { execution, task, approved, comment } => {
@@ -251,6 +256,7 @@ pub(super) fn started(
         inputs,
         reused: Arc::default(),
         expected: state.expected_of(&workflow, version),
+        retry: start.retry,
     };
     Ok(Decided { workflow: Some(workflow), execution: Some(start.execution), event })
 }

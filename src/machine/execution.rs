@@ -15,7 +15,7 @@ use super::{
     message::{Event, ExecutionEnd, Recorded, Reused, StopCause, TaskEnd, Trigger},
     progress::Counts,
     task::{TaskState, TaskStatus},
-    workflow::{Action, Definition, Role},
+    workflow::{Action, Definition, RetrySpec, Role},
 };
 
 /// Where an execution stands (S-STATE-1).
@@ -108,6 +108,8 @@ pub struct Execution {
     pub tasks: Vec<TaskState>,
     /// How long it and its tasks are expected to take; `None`: no execution of this version had ended when it began.
     pub expected: Option<Arc<Expected>>,
+    /// When tasks are tried again that do not say so themselves.
+    pub retry: Option<Arc<RetrySpec>>,
     /// What follows from its tasks.
     pub derived: Derived,
     /// The first failure that counts: which task, and the revision of its end.
@@ -173,7 +175,8 @@ pub enum Turn {
 impl Execution {
     /// The execution that an `ExecutionStarted` begins.
     pub fn begin(recorded: &Recorded, definition: Arc<Definition>, moves: &mut Moves) -> Option<Self> {
-        let Event::ExecutionStarted { version, labels, trigger, inputs, reused, expected, .. } = &recorded.event else {
+        let Event::ExecutionStarted { version, labels, trigger, inputs, reused, expected, retry, .. } = &recorded.event
+        else {
             return None;
         };
         let count = definition.task_count();
@@ -200,6 +203,7 @@ impl Execution {
             paused_micros: 0,
             tasks: indices().map(|task| TaskState::pending(dependencies(task))).collect(),
             expected: expected.clone(),
+            retry: retry.clone(),
             derived: Derived::default(),
             first_failure: None,
             revision: recorded.revision,

@@ -86,6 +86,7 @@ pub(super) fn decide(
         inputs: Arc::clone(&source.inputs),
         reused: plan.reused.into(),
         expected: state.expected_of(&source.workflow, source.version),
+        retry: source.retry.clone(),
     };
     let decided = Decided { workflow: Some(source.workflow.clone()), execution: Some(execution), event };
     Ok((vec![decided], Reply::Executions(vec![execution])))

@@ -1,8 +1,8 @@
 //! Schedules: a workflow, when it is to run, and what becomes of a time that comes badly (S-SCHED-4 to S-SCHED-7).
 //!
 //! Here is what a schedule is, and how each event changes it. When it fires next says the calendar; `schedule/course.rs`
-//! decides what becomes of the times that have come, `schedule/change.rs` what commands do, and `schedule/due.rs` knows
-//! when that is. Nominal times are of the wall clock, which the machine never lets go back; each is decided about once,
+//! decides what becomes of the times that have come, `schedule/change.rs` what commands do, `schedule/backfill.rs` which
+//! times of the past somebody may have made up, and `schedule/due.rs` knows when that is. Nominal times are of the wall clock, which the machine never lets go back; each is decided about once,
 //! since only those after `last` are asked for.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -10,9 +10,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     ids::{Actor, ExecutionId, ScheduleId, Timestamp, WorkflowId},
     message::Inputs,
+    workflow::RetrySpec,
 };
 use crate::calendar::{Calendar, MAX_EXPRESSION_BYTES, Spec};
 
+mod backfill;
 mod change;
 mod course;
 mod due;
@@ -20,6 +22,8 @@ mod due;
 #[path = "schedule_tests.rs"]
 mod tests;
 
+pub use backfill::{BACKFILL_AT_MOST, Backfill};
+pub(super) use backfill::{backfill, cancel_backfill};
 pub use change::violation;
 pub(super) use change::{create, delete, pause, resume, trigger, update};
 pub(super) use course::come;
@@ -79,6 +83,17 @@ pub struct ScheduleSpec {
     pub inputs: Inputs,
     /// Over the workflow's own.
     pub labels: BTreeMap<String, String>,
+    /// When tasks of its executions are tried again that do not say so themselves.
+    pub retry: Option<Arc<RetrySpec>>,
+}
+
+/// How often a schedule is to start an execution after a change of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// As often as it was to.
+    Kept,
+    /// So often from here; `None`: without end.
+    Left(Option<u64>),
 }
 
 /// A nominal time to come.
@@ -132,11 +147,15 @@ pub struct Course {
     pub catching_up: bool,
     /// How many executions it started, on request too.
     pub fired: u64,
+    /// How many of them are backfills.
+    pub backfilled: u64,
+    /// Times of the past that are still to be made up on request.
+    pub backfill: Backfill,
     /// How many nominal times were skipped.
     pub skipped: u64,
     /// How many nominal times were missed.
     pub missed: u64,
-    /// The newest execution that it started, and of when.
+    /// The newest execution that it started, other than a backfill, and of when.
     pub last_execution: Option<(ExecutionId, Timestamp)>,
 }
 
@@ -156,8 +175,8 @@ pub enum Outcome {
     Skipped {
         /// Why, in one sentence.
         reason: String,
-        /// Whether it had waited.
-        buffered: bool,
+        /// What would have made it start.
+        cause: Cause,
     },
     /// It came while noxd was away, and is not made up; so are all from the first one on.
     Missed {
@@ -179,13 +198,21 @@ pub enum Cause {
     Release,
     /// A call, which is no time of the schedule's.
     Call,
+    /// A request to make up times of the past.
+    Backfill,
 }
 
 impl ScheduleSpec {
     /// About how many bytes of text it has.
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        self.description.len() + labels + self.inputs.weight() + self.times.timezone.len() + MAX_EXPRESSION_BYTES
+        let retry = self.retry.as_ref().map_or(0, |retry| retry.weight());
+        self.description.len()
+            + labels
+            + self.inputs.weight()
+            + self.times.timezone.len()
+            + MAX_EXPRESSION_BYTES
+            + retry
     }
 }
 
@@ -226,7 +253,12 @@ impl ScheduleRecord {
 impl Course {
     /// About how many bytes its row has.
     pub fn weight(&self) -> usize {
-        self.note.len() + 18 * self.running.len() + 10 * self.buffered.len()
+        self.note.len() + 18 * self.running.len() + 10 * (self.buffered.len() + self.backfill.len())
+    }
+
+    /// Whether times wait for their turn: of a paused schedule, those of backfills alone.
+    pub fn is_waiting(&self) -> bool {
+        self.enabled && !self.buffered.is_empty() || !self.backfill.is_empty()
     }
 
     /// Follows what became of a nominal time.
@@ -234,38 +266,49 @@ impl Course {
         match outcome {
             Outcome::Fired { execution, cause } => {
                 self.fired += 1;
-                self.last_execution = Some((*execution, nominal));
                 if self.running.len() >= MAX_RUNNING {
                     self.running.remove(0);
                 }
                 self.running.push(*execution);
+                self.met(nominal, *cause);
                 match cause {
-                    Cause::Time => self.last = nominal,
-                    Cause::Release => self.buffered.retain(|waiting| *waiting != nominal),
+                    Cause::Time | Cause::Release => {
+                        self.remaining_runs = self.remaining_runs.map(|left| left.saturating_sub(1));
+                    }
                     Cause::Call => {}
+                    Cause::Backfill => self.backfilled += 1,
                 }
-                if *cause != Cause::Call {
-                    self.remaining_runs = self.remaining_runs.map(|left| left.saturating_sub(1));
+                if *cause != Cause::Backfill {
+                    self.last_execution = Some((*execution, nominal));
                 }
             }
             Outcome::Buffered => {
-                self.last = nominal;
+                self.met(nominal, Cause::Time);
                 self.buffered.push(nominal);
             }
-            Outcome::Skipped { buffered: true, .. } => {
+            Outcome::Skipped { cause, .. } => {
                 self.skipped += 1;
-                self.buffered.retain(|waiting| *waiting != nominal);
+                self.met(nominal, *cause);
             }
-            Outcome::Skipped { buffered: false, .. } => {
-                self.skipped += 1;
-                self.last = nominal;
-            }
-            Outcome::Missed { count, .. } => {
+            Outcome::Missed { count, more, .. } => {
                 self.missed += count;
                 self.last = nominal;
+                self.catching_up = *more;
             }
         }
-        self.catching_up = matches!(outcome, Outcome::Missed { more: true, .. });
         self.next = next;
+    }
+
+    /// A time has had its fate: nothing waits for it any more.
+    fn met(&mut self, nominal: Timestamp, cause: Cause) {
+        match cause {
+            Cause::Time => {
+                self.last = nominal;
+                self.catching_up = false;
+            }
+            Cause::Release => self.buffered.retain(|waiting| *waiting != nominal),
+            Cause::Call => {}
+            Cause::Backfill => self.backfill.met(nominal),
+        }
     }
 }

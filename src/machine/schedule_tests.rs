@@ -13,7 +13,7 @@ use crate::{
         },
         state::State,
         step::{Machine, Step},
-        workflow::{Action, Definition, TaskSpec, WorkflowSpec},
+        workflow::{Action, Definition, RetrySpec, TaskSpec, WorkflowSpec},
     },
 };
 
@@ -44,6 +44,7 @@ fn every(interval_micros: i64) -> ScheduleSpec {
         catch_up_window_micros: None,
         inputs: Inputs::default(),
         labels: BTreeMap::new(),
+        retry: None,
     }
 }
 
@@ -132,9 +133,11 @@ impl Story {
                 Outcome::Fired { cause: Cause::Time, .. } => format!("fired {}", words(*nominal)),
                 Outcome::Fired { cause: Cause::Release, .. } => format!("released {}", words(*nominal)),
                 Outcome::Fired { cause: Cause::Call, .. } => "triggered".to_owned(),
+                Outcome::Fired { cause: Cause::Backfill, .. } => format!("backfilled {}", words(*nominal)),
                 Outcome::Buffered => format!("buffered {}", words(*nominal)),
-                Outcome::Skipped { buffered: false, .. } => format!("skipped {}", words(*nominal)),
-                Outcome::Skipped { buffered: true, .. } => format!("dropped {}", words(*nominal)),
+                Outcome::Skipped { cause: Cause::Release, .. } => format!("dropped {}", words(*nominal)),
+                Outcome::Skipped { cause: Cause::Backfill, .. } => format!("not backfilled {}", words(*nominal)),
+                Outcome::Skipped { .. } => format!("skipped {}", words(*nominal)),
                 Outcome::Missed { first, count, .. } => {
                     format!("missed {}-{} ({count})", words(*first), words(*nominal))
                 }
@@ -148,7 +151,7 @@ impl Story {
     fn check(&self) {
         let record = self.record();
         let mut met: Vec<Timestamp> = Vec::new();
-        let (mut fired, mut skipped, mut missed) = (0, 0, 0);
+        let (mut fired, mut skipped, mut missed, mut backfilled) = (0, 0, 0, 0);
         let mut of_time = BTreeSet::new();
         for (recorded, next) in self.events.iter().zip(self.events.iter().skip(1).map(Some).chain([None])) {
             let Event::ScheduleAdvanced { nominal, outcome, .. } = &recorded.event else { continue };
@@ -159,14 +162,17 @@ impl Story {
                     assert_eq!(started.execution, Some(*execution));
                     let Event::ExecutionStarted { trigger, .. } = &started.event else { panic!("{started:?}") };
                     let time = (*cause != Cause::Call).then_some(*nominal);
-                    assert_eq!(*trigger, Trigger::Schedule { schedule: record.spec.id.clone(), nominal: time });
+                    let (schedule, backfill) = (record.spec.id.clone(), *cause == Cause::Backfill);
+                    assert_eq!(*trigger, Trigger::Schedule { schedule, nominal: time, backfill });
+                    backfilled += u64::from(backfill);
+                    let time = time.filter(|_| !backfill);
                     assert!(time.is_none_or(|time| of_time.insert(time)), "two executions of {nominal:?}");
                     met.extend((*cause == Cause::Time).then_some(*nominal));
                 }
                 Outcome::Buffered => met.push(*nominal),
-                Outcome::Skipped { buffered, .. } => {
+                Outcome::Skipped { cause, .. } => {
                     skipped += 1;
-                    met.extend((!buffered).then_some(*nominal));
+                    met.extend((*cause == Cause::Time).then_some(*nominal));
                 }
                 Outcome::Missed { first, count, .. } => {
                     missed += count;
@@ -182,6 +188,7 @@ impl Story {
         assert_eq!(met, all, "each of its times has one fate, in order");
         let course = &record.course;
         assert_eq!((course.fired, course.skipped, course.missed), (fired, skipped, missed));
+        assert_eq!(course.backfilled, backfilled);
         assert_eq!(course.next, record.upcoming());
     }
 }
@@ -340,6 +347,252 @@ fn a_trigger_starts_one_at_once_and_shifts_no_time() {
     assert_eq!(story.running().len(), 2);
 }
 
+impl Story {
+    /// Asks for the times after one moment up to another.
+    fn backfill(&mut self, from: i64, to: i64, overlap: Option<OverlapPolicy>) -> Result<Reply, Rejection> {
+        let (from, to) = (Timestamp(BEGIN + from), Timestamp(BEGIN + to));
+        let reply = self.tell(Command::BackfillSchedule { schedule: schedule("s"), from, to, overlap });
+        let now = self.now.wall.0;
+        self.at(now);
+        reply
+    }
+
+    fn end_all(&mut self) {
+        while !self.running().is_empty() {
+            self.end_one();
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.record().course.backfill.len()
+    }
+}
+
+/// One that was away for a night: of six times it missed five.
+fn after_a_night() -> Story {
+    let mut story = Story::of(every(HOUR));
+    story.after(6 * HOUR + MINUTE / 2);
+    assert_eq!(story.course(), "missed 1h-5h (5), fired 6h");
+    story.end_one();
+    story
+}
+
+#[test]
+fn a_backfill_starts_the_times_of_a_span_one_after_the_other_and_shifts_none() {
+    // S-SCHED-6
+    let mut story = after_a_night();
+    let before = story.record().course.clone();
+    // The span is without its begin and with its end.
+    story.backfill(HOUR, 4 * HOUR, None).expect("taken");
+    assert_eq!((story.running().len(), story.waiting()), (1, 2), "by default none is skipped and none runs beside");
+    let course = story.record().course.clone();
+    assert_eq!((course.next, course.last, course.last_execution), (before.next, before.last, before.last_execution));
+    story.end_all();
+    let told = "missed 1h-5h (5), fired 6h, backfilled 2h, backfilled 3h, backfilled 4h";
+    assert_eq!(story.course(), told);
+    // What had an execution has another when a person says so.
+    story.backfill(5 * HOUR, 6 * HOUR, None).expect("taken");
+    story.end_all();
+    story.after(7 * HOUR);
+    assert_eq!(story.course(), format!("{told}, backfilled 6h, fired 7h"));
+    assert_eq!((story.record().course.fired, story.record().course.backfilled), (6, 4));
+    story.check();
+}
+
+#[test]
+fn a_backfill_beside_starts_all_of_them_at_once_and_uses_up_no_run() {
+    // S-SCHED-6
+    let mut story = Story::new();
+    story.create(every(HOUR), Some(2));
+    story.after(12 * HOUR + MINUTE / 2);
+    story.backfill(0, 12 * HOUR, Some(OverlapPolicy::AllowAll)).expect("taken");
+    assert_eq!((story.running().len(), story.waiting()), (13, 0), "and the last one, which was made up by itself");
+    assert_eq!(story.record().course.remaining_runs, Some(1));
+    let unless_told = |overlap| ScheduleSpec { overlap, ..every(HOUR) }.overlap_of_backfill(None);
+    assert_eq!(unless_told(OverlapPolicy::AllowAll), OverlapPolicy::AllowAll);
+    assert_eq!(unless_told(OverlapPolicy::CancelOther), OverlapPolicy::BufferAll);
+    story.check();
+}
+
+#[test]
+fn a_schedule_whose_runs_are_used_up_can_be_backfilled() {
+    // S-SCHED-6
+    let mut story = Story::new();
+    story.create(every(HOUR), Some(1));
+    story.after(HOUR);
+    story.end_one();
+    story.after(5 * HOUR + MINUTE);
+    assert_eq!((story.course().as_str(), story.record().course.next), ("fired 1h", None));
+    story.backfill(HOUR, 5 * HOUR, None).expect("taken");
+    story.end_all();
+    assert_eq!(story.course(), "fired 1h, backfilled 2h, backfilled 3h, backfilled 4h, backfilled 5h");
+}
+
+#[test]
+fn no_more_run_beside_each_other_than_a_schedule_keeps_in_mind() {
+    // S-SCHED-4, S-SCHED-6
+    let mut story = Story::of(every(MINUTE));
+    story.after(150 * MINUTE);
+    story.end_one();
+    story.backfill(0, 150 * MINUTE, Some(OverlapPolicy::AllowAll)).expect("taken");
+    assert_eq!((story.running().len(), story.waiting()), (MAX_RUNNING, 50));
+    let one_more = Command::TriggerSchedule { schedule: schedule("s"), execution: ExecutionId(7) };
+    let busy = Rejection::ScheduleBusy { schedule: schedule("s"), running: MAX_RUNNING };
+    assert_eq!(story.tell(one_more), Err(busy));
+    for _ in 0..50 {
+        story.end_one();
+    }
+    assert_eq!((story.running().len(), story.waiting()), (MAX_RUNNING, 0), "each end lets the next one start");
+    // Whichever has not ended is known: what comes by itself finds it running.
+    let youngest = story.record().course.running[MAX_RUNNING - 99..].to_vec();
+    for execution in youngest {
+        let outcome = Box::new(AttemptOutcome::bare(AttemptEnd::Succeeded));
+        let attempt = AttemptKey { execution, task: 0, attempt: 1 };
+        story.tell(Command::AttemptEnded { attempt, outcome }).expect("taken");
+    }
+    assert_eq!(story.running().len(), 1);
+    story.after(151 * MINUTE);
+    assert!(story.course().ends_with("skipped 151m"), "{}", story.course());
+}
+
+#[test]
+fn a_backfill_ends_with_its_schedule_and_the_next_of_its_name_inherits_nothing() {
+    // S-SCHED-6
+    let mut story = after_a_night();
+    story.backfill(0, 5 * HOUR, None).expect("taken");
+    story.tell(Command::DeleteSchedule { schedule: schedule("s"), etag: None }).expect("deleted");
+    story.end_all();
+    assert!(story.course().ends_with("fired 6h, backfilled 1h"), "{}", story.course());
+    story.create(every(HOUR), None);
+    assert_eq!((story.waiting(), story.record().course.backfilled), (0, 0));
+}
+
+#[test]
+fn what_a_schedule_says_of_retries_is_of_each_execution_that_it_starts_and_of_no_other() {
+    // S-SCHED-8
+    let policy = |max_attempts| Some(Arc::new(RetrySpec { max_attempts, ..RetrySpec::default() }));
+    let mut story = Story::of(ScheduleSpec { retry: policy(3), ..every(HOUR) });
+    story.after(3 * HOUR + MINUTE / 2);
+    let fired = story.running()[0];
+    let fail = |story: &mut Story, execution, attempt| {
+        let outcome = Box::new(AttemptOutcome::bare(AttemptEnd::ExitCode(3)));
+        story.tell(Command::AttemptEnded { attempt: AttemptKey { execution, task: 0, attempt }, outcome }).map(drop)
+    };
+    fail(&mut story, fired, 1).expect("taken");
+    assert_eq!(story.running(), [fired], "it is tried again");
+    let update =
+        |spec: ScheduleSpec| Command::UpdateSchedule { spec: spec.into(), enabled: None, runs: Runs::Kept, etag: None };
+    story.tell(update(every(HOUR))).expect("changed");
+    let of = |story: &Story, id| story.machine.state().execution(id).expect("it runs").retry.clone();
+    assert_eq!(of(&story, fired), policy(3), "it keeps what it was started with");
+    let other = ExecutionId(9);
+    story.tell(Command::TriggerSchedule { schedule: schedule("s"), execution: other }).expect("started");
+    assert_eq!(of(&story, other), None);
+    story.tell(update(ScheduleSpec { retry: policy(2), ..every(HOUR) })).expect("changed");
+    story.backfill(0, HOUR, Some(OverlapPolicy::AllowAll)).expect("taken");
+    let made_up = story.running().into_iter().find(|id| ![fired, other].contains(id)).expect("it started");
+    assert_eq!(of(&story, made_up), policy(2));
+}
+
+#[test]
+fn a_backfill_goes_on_though_its_schedule_be_paused_or_changed_until_it_is_cancelled() {
+    // S-SCHED-6
+    let mut story = after_a_night();
+    story.tell(Command::PauseSchedule { schedule: schedule("s"), note: String::new() }).expect("paused");
+    story.backfill(0, 5 * HOUR, None).expect("taken");
+    story.end_one();
+    let spec = Arc::new(every(7 * HOUR));
+    story
+        .tell(Command::UpdateSchedule { spec, enabled: None, runs: Runs::Left(None), etag: None })
+        .expect("its times are others now");
+    story.end_one();
+    assert!(story.course().ends_with("backfilled 1h, backfilled 2h, backfilled 3h"), "{}", story.course());
+    story.tell(Command::CancelBackfill { schedule: schedule("s") }).expect("cancelled");
+    story.tell(Command::CancelBackfill { schedule: schedule("s") }).expect("there is none any more");
+    story.end_all();
+    assert!(story.course().ends_with("backfilled 3h"), "{}", story.course());
+    let cancelled = |recorded: &&Arc<Recorded>| {
+        matches!(recorded.event, Event::ScheduleChanged { change: ScheduleChange::BackfillCancelled { count: 2 }, .. })
+    };
+    assert_eq!(story.events.iter().filter(cancelled).count(), 1);
+}
+
+#[test]
+fn times_that_come_by_themselves_go_before_those_that_are_made_up() {
+    // S-SCHED-4, S-SCHED-6
+    let mut story = Story::of(ScheduleSpec { overlap: OverlapPolicy::BufferOne, ..every(HOUR) });
+    story.after(3 * HOUR + MINUTE / 2);
+    story.end_one();
+    story.backfill(0, 2 * HOUR, None).expect("taken");
+    story.after(4 * HOUR);
+    assert!(story.course().ends_with("backfilled 1h, buffered 4h"), "{}", story.course());
+    story.end_all();
+    assert!(story.course().ends_with("buffered 4h, released 4h, backfilled 2h"), "{}", story.course());
+    story.check();
+}
+
+#[test]
+fn a_backfill_that_cannot_be_is_refused_as_a_whole_and_says_what_can() {
+    // S-SCHED-6
+    let mut story = Story::of(every(MINUTE));
+    story.after(DAY + MINUTE / 2);
+    story.end_one();
+    let faults = |refused: Result<Reply, Rejection>| match refused {
+        Err(Rejection::InvalidBackfill { violations }) => {
+            violations.iter().map(|fault| format!("{}: {}", fault.field, fault.description)).collect::<String>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(faults(story.backfill(0, DAY + HOUR, None)).starts_with("to: it is to come"));
+    assert!(faults(story.backfill(DAY, DAY, None)).starts_with("from: it is not before `to`"));
+    let many = faults(story.backfill(0, DAY, None));
+    assert!(many.contains("has 1440 times") && many.contains("up to 2026-01-01T16:40:00Z first"), "{many}");
+    assert_eq!(story.waiting(), 0);
+    story.backfill(0, 16 * HOUR, None).expect("960 of them");
+    let full = story.backfill(16 * HOUR, DAY, None);
+    assert_eq!(full, Err(Rejection::BackfillFull { schedule: schedule("s"), waiting: 959 }));
+    story.tell(Command::CancelBackfill { schedule: schedule("s") }).expect("cancelled");
+    let events = story.events.len();
+    story.backfill(MINUTE, MINUTE + SECOND, None).expect("there is no time in it");
+    assert_eq!(story.events.len(), events, "so nothing is recorded");
+    story.end_all();
+    story.tell(Command::DeleteWorkflow { workflow: workflow("w"), etag: None }).expect("deleted");
+    let nothing_to_start = story.backfill(0, HOUR, None);
+    assert_eq!(nothing_to_start, Err(Rejection::WorkflowNotFound(workflow("w"))));
+}
+
+#[test]
+fn a_time_that_jitter_still_delays_comes_by_itself_and_is_not_made_up() {
+    // S-SCHED-5, S-SCHED-6
+    let mut spec = every(HOUR);
+    spec.times.jitter_micros = 50 * MINUTE;
+    let mut story = Story::of(spec);
+    let due = story.record().course.next.expect("a time to come").due.0 - BEGIN;
+    assert!(due > HOUR + SECOND, "void: its chance is nothing");
+    story.after(due - SECOND);
+    story.backfill(0, due - SECOND, None).expect("taken");
+    assert_eq!(story.course(), "");
+    story.after(due);
+    story.end_one();
+    story.backfill(0, due, None).expect("taken");
+    assert_eq!(story.course(), "fired 1h, backfilled 1h");
+}
+
+#[test]
+fn a_backfill_whose_workflow_goes_meanwhile_says_so_for_each_time_and_ends() {
+    // S-SCHED-4, S-SCHED-6
+    let mut story = after_a_night();
+    let (from, to) = (Timestamp(BEGIN), Timestamp(BEGIN + 2 * HOUR));
+    let backfill = Command::BackfillSchedule { schedule: schedule("s"), from, to, overlap: None };
+    story.tell(backfill).expect("taken, and nothing runs yet");
+    story.tell(Command::DeleteWorkflow { workflow: workflow("w"), etag: None }).expect("deleted");
+    let now = story.now.wall.0;
+    story.at(now);
+    assert!(story.course().ends_with("not backfilled 1h, not backfilled 2h"), "{}", story.course());
+    assert_eq!((story.waiting(), story.record().course.skipped), (0, 2));
+    story.check();
+}
+
 #[test]
 fn runs_end_as_often_as_was_said() {
     // S-SCHED-1
@@ -364,7 +617,7 @@ fn a_schedule_is_changed_by_who_read_it_last_and_refused_with_its_faults() {
     let update = |spec: ScheduleSpec, etag: &str| Command::UpdateSchedule {
         spec: spec.into(),
         enabled: None,
-        remaining_runs: None,
+        runs: Runs::Left(None),
         etag: Some(etag.into()),
     };
     story.after(HOUR / 2);
@@ -387,6 +640,21 @@ fn a_schedule_is_changed_by_who_read_it_last_and_refused_with_its_faults() {
         panic!("{last:?}")
     };
     assert_eq!((change, *version), (&ScheduleChange::Deleted, 2));
+}
+
+#[test]
+fn a_change_that_does_not_speak_of_runs_leaves_those_that_are_left() {
+    // S-SCHED-1, S-SCHED-6
+    let mut story = Story::new();
+    story.create(every(HOUR), Some(3));
+    story.after(HOUR);
+    let update = |runs| Command::UpdateSchedule { spec: every(HOUR).into(), enabled: None, runs, etag: None };
+    story.tell(update(Runs::Kept)).expect("changed");
+    assert_eq!(story.record().course.remaining_runs, Some(2));
+    story.tell(update(Runs::Left(Some(3)))).expect("changed");
+    assert_eq!(story.record().course.remaining_runs, Some(3));
+    story.tell(update(Runs::Left(None))).expect("changed");
+    assert_eq!(story.record().course.remaining_runs, None);
 }
 
 #[test]
@@ -443,7 +711,7 @@ fn many_that_are_due_at_once_start_in_the_order_of_their_times_and_idle_ones_are
 
 #[test]
 fn whatever_happens_no_time_is_lost_or_taken_twice() {
-    // S-SCHED-5: clocks that are put, absences, ends, triggers, under every pair of policies.
+    // S-SCHED-5, S-SCHED-6: clocks that are put, absences, ends, triggers, backfills, under every pair of policies.
     let overlaps = [
         OverlapPolicy::Skip,
         OverlapPolicy::BufferOne,
@@ -451,6 +719,7 @@ fn whatever_happens_no_time_is_lost_or_taken_twice() {
         OverlapPolicy::CancelOther,
         OverlapPolicy::AllowAll,
     ];
+    let mut backfilled = 0;
     for seed in 0..120_u64 {
         let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut below = |bound: u64| {
@@ -473,9 +742,17 @@ fn whatever_happens_no_time_is_lost_or_taken_twice() {
                 // A clock that was put back.
                 1 => wall -= below((2 * HOUR).cast_unsigned()).cast_signed().min(wall),
                 2..6 if !story.running().is_empty() => story.end_one(),
+                7 if wall > 0 => {
+                    let from = below(wall.cast_unsigned()).cast_signed();
+                    let to = from + 1 + below((2 * HOUR).cast_unsigned()).cast_signed();
+                    let overlap = (below(4) == 0).then_some(OverlapPolicy::AllowAll);
+                    let taken = story.backfill(from, to.min(wall), overlap);
+                    assert!(matches!(taken, Ok(_) | Err(Rejection::BackfillFull { .. })), "{taken:?}");
+                }
                 6 => {
                     let execution = ExecutionId(1_000 + step);
-                    story.tell(Command::TriggerSchedule { schedule: schedule("s"), execution }).expect("triggered");
+                    let taken = story.tell(Command::TriggerSchedule { schedule: schedule("s"), execution });
+                    assert!(matches!(taken, Ok(_) | Err(Rejection::ScheduleBusy { .. })), "{taken:?}");
                 }
                 _ => wall += below((2 * MINUTE).cast_unsigned()).cast_signed(),
             }
@@ -483,11 +760,13 @@ fn whatever_happens_no_time_is_lost_or_taken_twice() {
             if overlap != OverlapPolicy::AllowAll {
                 let of_time = |id: &&ExecutionId| {
                     let run = story.machine.state().execution(**id).expect("held");
-                    matches!(run.trigger, Trigger::Schedule { nominal: Some(_), .. })
+                    matches!(run.trigger, Trigger::Schedule { nominal: Some(_), backfill: false, .. })
                 };
                 assert!(story.running().iter().filter(of_time).count() <= 1, "seed {seed}: two at once");
             }
         }
         story.check();
+        backfilled += story.record().course.backfilled;
     }
+    assert!(backfilled > 1_000, "void: {backfilled} backfilled");
 }

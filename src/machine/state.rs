@@ -229,11 +229,14 @@ impl State {
             }
             Command::DeleteSchedule { schedule, .. }
             | Command::PauseSchedule { schedule, .. }
-            | Command::ResumeSchedule { schedule } => needs.schedules.push(schedule.clone()),
-            Command::TriggerSchedule { schedule, .. } => match self.schedules.get(schedule) {
-                Some(found) => workflow(&found.spec.workflow),
-                None => needs.schedules.push(schedule.clone()),
-            },
+            | Command::ResumeSchedule { schedule }
+            | Command::CancelBackfill { schedule } => needs.schedules.push(schedule.clone()),
+            Command::TriggerSchedule { schedule, .. } | Command::BackfillSchedule { schedule, .. } => {
+                match self.schedules.get(schedule) {
+                    Some(found) => workflow(&found.spec.workflow),
+                    None => needs.schedules.push(schedule.clone()),
+                }
+            }
             Command::DeleteWorkflow { workflow: id, .. } | Command::StartExecution { workflow: id, .. } => workflow(id),
             Command::Control { workflow: id, execution, .. } => {
                 workflow(id);

@@ -407,7 +407,8 @@ fn an_instance_and_its_execution_are_one_step_or_none() {
     let origin = Arc::new(TemplateOrigin { template: spec.id, version: 3, parameters });
     let command = |inputs: Value| {
         let Value::Object(inputs) = inputs else { panic!("by name") };
-        let start = Start { execution: ExecutionId(1), labels: BTreeMap::new(), inputs: Inputs(Arc::new(inputs)) };
+        let start =
+            Start { execution: ExecutionId(1), labels: BTreeMap::new(), inputs: Inputs(Arc::new(inputs)), retry: None };
         let (definition, origin) = (Arc::clone(&definition), Arc::clone(&origin));
         Command::InstantiateTemplate { definition, origin, start: Some(start) }
     };

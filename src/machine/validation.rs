@@ -10,7 +10,7 @@ use super::{
     dependency::Graph,
     ids::{TaskIndex, check_name},
     input,
-    workflow::{MAX_TASKS, Reason, TaskSpec, Violation, WorkflowSpec},
+    workflow::{MAX_TASKS, Reason, RetrySpec, TaskSpec, Violation, WorkflowSpec},
 };
 
 mod handler;
@@ -61,6 +61,13 @@ pub fn check(spec: &WorkflowSpec) -> Result<Graph, Vec<Violation>> {
             Err(faults.0)
         }
     }
+}
+
+/// Checks a retry policy that is no task's.
+pub fn retry(field: &str, retry: &RetrySpec) -> Vec<Violation> {
+    let mut faults = Faults::default();
+    task::retry_fields(field, retry, &mut faults);
+    faults.0
 }
 
 /// Checks notes of people: bounded in number and size, no NUL.

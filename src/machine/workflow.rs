@@ -133,7 +133,7 @@ impl TaskSpec {
         let texts = |list: &[String]| list.iter().map(String::len).sum::<usize>();
         let conditions = self.conditions.iter();
         let conditions = conditions.map(|one| one.target_task_id.len() + one.expected_value.len() + one.path.len());
-        let retry = self.retry.as_ref().map_or(0, |retry| texts(&retry.retry_on_errors));
+        let retry = self.retry.as_ref().map_or(0, RetrySpec::weight);
         self.id.len()
             + self.title.len()
             + self.description.len()
@@ -238,6 +238,13 @@ pub struct RetrySpec {
     pub max_delay_seconds: Option<f64>,
     /// Part of the delay that chance may take away.
     pub jitter: f64,
+}
+
+impl RetrySpec {
+    /// About how many bytes of text it has.
+    pub fn weight(&self) -> usize {
+        self.retry_on_errors.iter().map(String::len).sum()
+    }
 }
 
 /// How the delay grows.

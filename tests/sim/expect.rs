@@ -64,7 +64,9 @@ impl Ledger {
             | Command::DeleteSchedule { .. }
             | Command::PauseSchedule { .. }
             | Command::ResumeSchedule { .. }
-            | Command::TriggerSchedule { .. } => self.fail("nobody here has schedules"),
+            | Command::TriggerSchedule { .. }
+            | Command::BackfillSchedule { .. }
+            | Command::CancelBackfill { .. } => self.fail("nobody here has schedules"),
             Command::RerunExecution { source, tasks, .. } => self.expected_of_rerun(*source, tasks),
             Command::Control { operation, workflow, execution } => {
                 let Some(run) = self.runs.get(execution).filter(|run| run.workflow == *workflow) else {

@@ -51,7 +51,8 @@ impl<E: Engine> World<E> {
         if self.chance.one_in(4) {
             given.insert("go".into(), "nonsense".into());
         }
-        let start = Start { execution: self.new_id(), labels: BTreeMap::new(), inputs: Inputs(given.into()) };
+        let start =
+            Start { execution: self.new_id(), labels: BTreeMap::new(), inputs: Inputs(given.into()), retry: None };
         let start = (!self.chance.one_in(3)).then_some(start);
         self.tell(vec![(Command::InstantiateTemplate { definition, origin, start }, person())]);
     }

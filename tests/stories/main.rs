@@ -4,6 +4,7 @@
 //! One binary, so that what they share in `support` is built once. Read `support` first.
 
 mod approvals;
+mod backfills;
 mod calls;
 mod clients;
 mod command_line;
@@ -19,4 +20,5 @@ mod schedules;
 mod steering;
 mod support;
 mod templates;
+mod unattended;
 mod workflows;

@@ -11,7 +11,8 @@ use noxd::{cli::connect, proto::v1};
 use tokio_stream::StreamExt as _;
 use tonic_types::StatusExt as _;
 
-fn cron(expression: &str, timezone: &str) -> v1::Schedule {
+/// When the clocks of a zone show what an expression says.
+pub fn cron(expression: &str, timezone: &str) -> v1::Schedule {
     let schedule_type = Some(v1::schedule::ScheduleType::Cron(v1::CronSchedule { expression: expression.into() }));
     v1::Schedule { schedule_type, timezone: timezone.into(), ..v1::Schedule::default() }
 }
@@ -51,13 +52,14 @@ async fn a_preview_tells_local_times_offsets_and_what_the_clocks_do_and_every_fa
 }
 
 /// A workflow `w` of one task that waits for a file, and so runs as long as the story wants.
-async fn with_gate(noxd: &Noxd) -> std::path::PathBuf {
+pub async fn with_gate(noxd: &Noxd) -> std::path::PathBuf {
     let go = noxd.path("go");
     noxd.create("w", vec![gate("t", &go, &[])]).await;
     go
 }
 
-fn every_second(id: &str) -> v1::ScheduledWorkflow {
+/// A schedule of `w` that fires each second.
+pub fn every_second(id: &str) -> v1::ScheduledWorkflow {
     let interval = Some(v1::IntervalSchedule { interval: span(Duration::from_secs(1)) });
     let schedule_type = interval.map(v1::schedule::ScheduleType::Interval);
     let schedule = Some(v1::Schedule { schedule_type, ..v1::Schedule::default() });
@@ -65,25 +67,35 @@ fn every_second(id: &str) -> v1::ScheduledWorkflow {
 }
 
 impl Noxd {
-    async fn store_schedule(&self, schedule: v1::ScheduledWorkflow) -> Result<v1::ScheduledWorkflow, tonic::Status> {
+    /// Stores a schedule.
+    pub async fn store_schedule(
+        &self,
+        schedule: v1::ScheduledWorkflow,
+    ) -> Result<v1::ScheduledWorkflow, tonic::Status> {
         let request = v1::CreateScheduleRequest { schedule: Some(schedule), ..Default::default() };
         let answer = connect::schedules(self.channel().await).create_schedule(request).await?;
         Ok(answer.into_inner().schedule.expect("a schedule"))
     }
 
-    async fn schedule(&self, id: &str) -> v1::ScheduledWorkflow {
+    /// A schedule as it stands.
+    pub async fn schedule(&self, id: &str) -> v1::ScheduledWorkflow {
         let request = v1::GetScheduleRequest { schedule_id: id.into() };
         let answer = connect::schedules(self.channel().await).get_schedule(request).await.expect("there");
         answer.into_inner().schedule.expect("a schedule")
     }
 
     /// The schedule, once it is as the story waits for.
-    async fn schedule_becomes(&self, id: &str, is: impl Fn(&v1::ScheduledWorkflow) -> bool) -> v1::ScheduledWorkflow {
+    pub async fn schedule_becomes(
+        &self,
+        id: &str,
+        is: impl Fn(&v1::ScheduledWorkflow) -> bool,
+    ) -> v1::ScheduledWorkflow {
         let found = || async { Some(self.schedule(id).await).filter(&is) };
         eventually(&format!("schedule {id} is as the story waits for"), found).await
     }
 
-    async fn all_executions(&self) -> Vec<v1::WorkflowExecution> {
+    /// All that was started.
+    pub async fn all_executions(&self) -> Vec<v1::WorkflowExecution> {
         let request = v1::ListExecutionsRequest { page_size: 1_000, ..Default::default() };
         self.executions().await.list_executions(request).await.expect("listed").into_inner().executions
     }
@@ -211,4 +223,115 @@ async fn the_example_schedules_can_be_stored() {
         stored += 1;
     }
     assert!(stored >= 3, "void: only {stored} examples");
+}
+
+impl Noxd {
+    pub async fn update_schedule(
+        &self,
+        schedule: v1::ScheduledWorkflow,
+        mask: &[&str],
+        validate_only: bool,
+    ) -> Result<v1::ScheduledWorkflow, tonic::Status> {
+        let update_mask = Some(pbjson_types::FieldMask { paths: mask.iter().map(ToString::to_string).collect() });
+        let schedule = Some(schedule);
+        let request = v1::UpdateScheduleRequest { schedule, update_mask, validate_only, ..Default::default() };
+        let answer = connect::schedules(self.channel().await).update_schedule(request).await?;
+        Ok(answer.into_inner().schedule.expect("a schedule"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_with_a_mask_takes_the_named_fields_alone() {
+    // S-SCHED-6, S-DEF-4
+    let noxd = Noxd::start().await;
+    with_gate(&noxd).await;
+    let nightly = v1::ScheduledWorkflow {
+        id: "nightly".into(),
+        workflow_id: "w".into(),
+        schedule: Some(cron("30 2 * * *", "Europe/Berlin")),
+        enabled: Some(false),
+        catch_up: v1::CatchUpPolicy::All as i32,
+        remaining_runs: Some(7),
+        description: "before".into(),
+        ..Default::default()
+    };
+    let stored = noxd.store_schedule(nightly).await.expect("stored");
+    let change = v1::ScheduledWorkflow {
+        id: "nightly".into(),
+        description: "after".into(),
+        overlap_policy: v1::OverlapPolicy::BufferOne as i32,
+        ..Default::default()
+    };
+    let changed = noxd.update_schedule(change.clone(), &["description"], false).await.expect("changed");
+    let expected = v1::ScheduledWorkflow {
+        description: "after".into(),
+        version: 2,
+        etag: "v2".into(),
+        updated_at: changed.updated_at,
+        ..stored
+    };
+    assert_eq!(changed, expected, "all else stays, and so do the runs that are left");
+    let both = noxd.update_schedule(change.clone(), &["overlap_policy", "remaining_runs", "enabled"], false).await;
+    let both = both.expect("changed");
+    assert_eq!((both.overlap_policy(), both.remaining_runs), (v1::OverlapPolicy::BufferOne, None));
+    assert_eq!(both.enabled, Some(false), "what is not said of it stays");
+    let unknown = noxd.update_schedule(change.clone(), &["description", "note"], false).await.expect_err("a slip");
+    assert_eq!(reason(&unknown), "INVALID_UPDATE_MASK");
+    let nothing = noxd.update_schedule(change.clone(), &["schedule"], false).await.expect_err("it must fire some time");
+    assert_eq!(reason(&nothing), "MISSING_VALUE");
+    let stale = v1::ScheduledWorkflow { etag: "v1".into(), ..change.clone() };
+    let stale = noxd.update_schedule(stale, &["description"], false).await.expect_err("somebody was faster");
+    assert_eq!(reason(&stale), "ETAG_MISMATCH");
+    let nobody = v1::ScheduledWorkflow { id: "nobody".into(), ..change };
+    let nobody = noxd.update_schedule(nobody, &["description"], false).await.expect_err("nobody");
+    assert_eq!(reason(&nobody), "SCHEDULE_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_is_only_checked_is_answered_as_if_and_not_stored() {
+    // S-DEF-1, S-SCHED-6
+    let noxd = Noxd::start().await;
+    with_gate(&noxd).await;
+    let nightly = v1::ScheduledWorkflow {
+        id: "nightly".into(),
+        workflow_id: "w".into(),
+        schedule: Some(cron("30 2 * * *", "")),
+        ..Default::default()
+    };
+    let check = |schedule: &v1::ScheduledWorkflow| {
+        let schedule = Some(schedule.clone());
+        v1::CreateScheduleRequest { schedule, validate_only: true, ..Default::default() }
+    };
+    let mut client = connect::schedules(noxd.channel().await);
+    let checked = client.create_schedule(check(&nightly)).await.expect("sound").into_inner().schedule.expect("one");
+    assert_eq!(checked.version, 1);
+    let first = checked.next_execution.expect("its first time").seconds % 86_400;
+    assert_eq!(first, 2 * 3_600 + 30 * 60);
+    let request = v1::GetScheduleRequest { schedule_id: "nightly".into() };
+    assert_eq!(reason(&client.get_schedule(request).await.expect_err("not stored")), "SCHEDULE_NOT_FOUND");
+
+    let nowhere = v1::ScheduledWorkflow { workflow_id: "nowhere".into(), ..nightly.clone() };
+    assert_eq!(reason(&client.create_schedule(check(&nowhere)).await.expect_err("none")), "WORKFLOW_NOT_FOUND");
+    let wrong = v1::ScheduledWorkflow { schedule: Some(cron("61 2 * *", "Mars")), id: "..".into(), ..nightly.clone() };
+    let faults = client.create_schedule(check(&wrong)).await.expect_err("faults");
+    assert!(faults.message().starts_with("4 faults") || faults.message().starts_with("3 faults"), "{faults}");
+
+    noxd.store_schedule(nightly.clone()).await.expect("stored");
+    assert_eq!(reason(&client.create_schedule(check(&nightly)).await.expect_err("taken")), "ALREADY_EXISTS");
+    let hourly = v1::ScheduledWorkflow { schedule: Some(cron("@hourly", "")), ..nightly.clone() };
+    let checked = noxd.update_schedule(hourly.clone(), &[], true).await.expect("sound");
+    assert_eq!((checked.version, checked.next_execution.expect("a time").seconds % 3_600), (2, 0));
+    let inputs = serde_json::from_value(serde_json::json!({"none": "such"})).expect("values");
+    let unfit = v1::ScheduledWorkflow { inputs: Some(inputs), ..hourly };
+    let unfit = noxd.update_schedule(unfit, &["inputs"], true).await.expect_err("the workflow takes none");
+    assert!(unfit.message().contains("none"), "{unfit}");
+    let stays = noxd.schedule("nightly").await;
+    assert_eq!((stays.version, stays.schedule), (1, Some(cron("30 2 * * *", ""))));
+
+    let by_hand = ["schedule", "create", "weekly", "--workflow=w", "--cron=@weekly", "--dry-run"];
+    let output = noxctl(&noxd, &by_hand);
+    assert!(text(&output.stdout).starts_with("weekly  version 1  next "), "{}", all_text(&output));
+    assert_eq!(text(&output.stderr), "nothing was stored\n");
+    let list = noxctl(&noxd, &["schedule", "list"]);
+    assert!(!text(&list.stdout).contains("weekly"), "{}", all_text(&list));
 }

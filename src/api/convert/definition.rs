@@ -11,8 +11,8 @@ use std::collections::HashSet;
 
 pub(super) use self::{parse::parameters, render::input};
 pub use self::{
-    parse::parse,
-    render::{render, render_spec, status, tasks, violation},
+    parse::{parse, retry as parse_retry},
+    render::{render, render_spec, retry as render_retry, status, tasks, violation},
 };
 use crate::machine::{
     input,

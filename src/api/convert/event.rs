@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{duration, execution, timestamp};
+use super::{definition::render_retry, duration, execution, schedule, timestamp};
 use crate::{
     engine::read::{ReadError, Reads},
     machine::{
@@ -143,6 +143,18 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                     Kind::SchedulePaused(v1::SchedulePaused { schedule_id, note: note.clone() })
                 }
                 ScheduleChange::Resumed => Kind::ScheduleResumed(v1::ScheduleResumed { schedule_id }),
+                ScheduleChange::BackfillRequested { from, to, count, overlap } => {
+                    Kind::ScheduleBackfillRequested(v1::ScheduleBackfillRequested {
+                        schedule_id,
+                        from: Some(timestamp(*from)),
+                        to: Some(timestamp(*to)),
+                        count: *count,
+                        overlap_policy: schedule::overlap_policy(*overlap) as i32,
+                    })
+                }
+                ScheduleChange::BackfillCancelled { count } => {
+                    Kind::ScheduleBackfillCancelled(v1::ScheduleBackfillCancelled { schedule_id, count: *count })
+                }
             }
         }
         Event::ScheduleAdvanced { schedule, nominal, outcome, next } => {
@@ -155,11 +167,12 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                     execution_id: execution.to_string(),
                     triggered: *cause == Cause::Call,
                     next_execution,
+                    backfill: *cause == Cause::Backfill,
                 }),
                 Outcome::Buffered => Kind::ScheduleBuffered(v1::ScheduleBuffered { schedule_id, time, next_execution }),
-                Outcome::Skipped { reason, .. } => {
-                    let reason = reason.clone();
-                    Kind::ScheduleSkipped(v1::ScheduleSkipped { schedule_id, time, reason, next_execution })
+                Outcome::Skipped { reason, cause } => {
+                    let (reason, backfill) = (reason.clone(), *cause == Cause::Backfill);
+                    Kind::ScheduleSkipped(v1::ScheduleSkipped { schedule_id, time, reason, next_execution, backfill })
                 }
                 Outcome::Missed { first, count, .. } => Kind::ScheduleMissed(v1::ScheduleMissed {
                     schedule_id,
@@ -170,7 +183,7 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                 }),
             }
         }
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected, retry } => {
             Kind::ExecutionStarted(v1::ExecutionStarted {
                 workflow_version: *version,
                 task_count: *task_count,
@@ -180,8 +193,10 @@ fn kind_of(event: &Event, recorded: &Recorded, name: &dyn Fn(TaskIndex) -> Strin
                 rerun_of: execution::rerun_of(trigger),
                 schedule_id: execution::schedule_of(trigger),
                 scheduled_for: execution::scheduled_for(trigger),
+                backfill: execution::is_backfill(trigger),
                 reused_tasks: u32::try_from(reused.len()).unwrap_or(u32::MAX),
                 estimated_from: expected.as_ref().map_or(0, |expected| expected.executions()),
+                retry_config: retry.as_deref().map(render_retry),
             })
         }
         Event::ExecutionPaused => Kind::ExecutionPaused(v1::ExecutionPaused {}),

@@ -3,7 +3,12 @@
 use pbjson_types::value::Kind;
 use prost::Message as _;
 
-use super::{definition::status, duration, ends::Ends, timestamp};
+use super::{
+    definition::{render_retry, status},
+    duration,
+    ends::Ends,
+    timestamp,
+};
 use crate::{
     engine::{
         clock::wall_now,
@@ -97,6 +102,7 @@ fn bare(execution: &Execution, failure: Option<&Recorded>) -> v1::WorkflowExecut
     (shown.progress, shown.eta) = (progress, eta);
     (shown.estimate_basis, shown.estimated_from) = (estimate_basis, estimated_from);
     shown.inputs = inputs_of(&execution.inputs);
+    shown.retry_config = execution.retry.as_deref().map(render_retry);
     if let (ExecutionStatus::Failed, Some(CutShort::TimedOut { timeout_micros })) =
         (execution.status, execution.cut_short)
     {
@@ -136,6 +142,7 @@ pub fn summarised(summary: &Summary, error: Option<v1::ExecutionError>) -> v1::W
         rerun_of: rerun_of(&summary.trigger),
         schedule_id: schedule_of(&summary.trigger),
         scheduled_for: scheduled_for(&summary.trigger),
+        backfill: is_backfill(&summary.trigger),
         progress: summary.counts.percent(summary.status.is_terminal()),
         created_at: Some(timestamp(summary.started_at)),
         started_at: Some(timestamp(summary.started_at)),
@@ -171,6 +178,11 @@ pub fn schedule_of(trigger: &Trigger) -> String {
 /// The nominal time that it is for.
 pub fn scheduled_for(trigger: &Trigger) -> Option<pbjson_types::Timestamp> {
     if let Trigger::Schedule { nominal, .. } = trigger { nominal.map(timestamp) } else { None }
+}
+
+/// Whether somebody had that time made up.
+pub fn is_backfill(trigger: &Trigger) -> bool {
+    matches!(trigger, Trigger::Schedule { backfill: true, .. })
 }
 
 /// What an execution was given; absent where that is nothing.

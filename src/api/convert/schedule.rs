@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{duration, execution::inputs_of, micros_of, new_execution_id, time_of, timestamp};
+use super::{
+    definition::{parse_retry, render_retry},
+    duration,
+    execution::inputs_of,
+    micros_of, new_execution_id, time_of, timestamp,
+};
 use crate::{
     calendar::{Calendar, Firing, FoldPolicy, GapPolicy, Kind, Spec},
     machine::{
@@ -149,18 +154,7 @@ pub fn parse(
             None
         }
     };
-    let overlap = match v1::OverlapPolicy::try_from(given.overlap_policy) {
-        Ok(v1::OverlapPolicy::Unspecified | v1::OverlapPolicy::Skip) => OverlapPolicy::Skip,
-        Ok(v1::OverlapPolicy::BufferOne) => OverlapPolicy::BufferOne,
-        Ok(v1::OverlapPolicy::BufferAll) => OverlapPolicy::BufferAll,
-        Ok(v1::OverlapPolicy::CancelOther) => OverlapPolicy::CancelOther,
-        Ok(v1::OverlapPolicy::AllowAll) => OverlapPolicy::AllowAll,
-        Err(_) => {
-            let words = format!("{} is no value of it", given.overlap_policy);
-            faults.push(violation_of("overlap_policy", Reason::InvalidValue, words));
-            OverlapPolicy::Skip
-        }
-    };
+    let overlap = overlap_of(given.overlap_policy).map_err(|fault| faults.push(fault)).ok().flatten();
     let catch_up = match v1::CatchUpPolicy::try_from(given.catch_up) {
         Ok(v1::CatchUpPolicy::Unspecified | v1::CatchUpPolicy::Last) => CatchUp::Last,
         Ok(v1::CatchUpPolicy::None) => CatchUp::None,
@@ -179,6 +173,12 @@ pub fn parse(
         let words = "0 runs are none; leave it out for runs without end, or set `enabled: false`".to_owned();
         faults.push(violation_of("remaining_runs", Reason::InvalidValue, words));
     }
+    let retry = given.retry_config.clone().map(parse_retry);
+    faults.extend(retry.iter().flat_map(|retry| validation::retry("retry_config", retry)));
+    if given.notification_config.is_some() {
+        let words = "this build of noxd cannot do it yet; leave it out".to_owned();
+        faults.push(violation_of("notification_config", Reason::NotSupported, words));
+    }
     let inputs = Inputs(Arc::new(inputs));
     for (field, bytes, most) in
         [("description", given.description.len(), MAX_DESCRIPTION_BYTES), ("inputs", inputs.weight(), MAX_INPUT_BYTES)]
@@ -194,11 +194,12 @@ pub fn parse(
             workflow,
             description: given.description.clone(),
             times,
-            overlap,
+            overlap: overlap.unwrap_or_default(),
             catch_up,
             catch_up_window_micros,
             inputs,
             labels,
+            retry: retry.map(Arc::new),
         }),
         _ => Err(faults),
     }
@@ -213,13 +214,7 @@ pub fn render(record: &ScheduleRecord) -> v1::ScheduledWorkflow {
         workflow_id: spec.workflow.as_str().into(),
         schedule: Some(render_times(&spec.times)),
         enabled: Some(course.enabled),
-        overlap_policy: match spec.overlap {
-            OverlapPolicy::Skip => v1::OverlapPolicy::Skip,
-            OverlapPolicy::BufferOne => v1::OverlapPolicy::BufferOne,
-            OverlapPolicy::BufferAll => v1::OverlapPolicy::BufferAll,
-            OverlapPolicy::CancelOther => v1::OverlapPolicy::CancelOther,
-            OverlapPolicy::AllowAll => v1::OverlapPolicy::AllowAll,
-        } as i32,
+        overlap_policy: overlap_policy(spec.overlap) as i32,
         catch_up: match spec.catch_up {
             CatchUp::None => v1::CatchUpPolicy::None,
             CatchUp::Last => v1::CatchUpPolicy::Last,
@@ -242,8 +237,67 @@ pub fn render(record: &ScheduleRecord) -> v1::ScheduledWorkflow {
         created_at: Some(timestamp(record.created_at)),
         created_by: record.created_by.as_str().into(),
         updated_at: Some(timestamp(record.updated_at)),
+        backfill_count: course.backfilled,
+        backfill_waiting: u32::try_from(course.backfill.len()).unwrap_or(u32::MAX),
         etag: record.etag(),
+        retry_config: spec.retry.as_deref().map(render_retry),
+        notification_config: None,
     }
+}
+
+/// An overlap policy that a client named; `None`: none.
+fn overlap_of(number: i32) -> Result<Option<OverlapPolicy>, Violation> {
+    match v1::OverlapPolicy::try_from(number) {
+        Ok(v1::OverlapPolicy::Unspecified) => Ok(None),
+        Ok(v1::OverlapPolicy::Skip) => Ok(Some(OverlapPolicy::Skip)),
+        Ok(v1::OverlapPolicy::BufferOne) => Ok(Some(OverlapPolicy::BufferOne)),
+        Ok(v1::OverlapPolicy::BufferAll) => Ok(Some(OverlapPolicy::BufferAll)),
+        Ok(v1::OverlapPolicy::CancelOther) => Ok(Some(OverlapPolicy::CancelOther)),
+        Ok(v1::OverlapPolicy::AllowAll) => Ok(Some(OverlapPolicy::AllowAll)),
+        Err(_) => {
+            let description = format!("{number} is no value of it");
+            Err(Violation { field: "overlap_policy".into(), reason: Reason::InvalidValue, description })
+        }
+    }
+}
+
+/// An overlap policy as clients see it.
+pub fn overlap_policy(policy: OverlapPolicy) -> v1::OverlapPolicy {
+    match policy {
+        OverlapPolicy::Skip => v1::OverlapPolicy::Skip,
+        OverlapPolicy::BufferOne => v1::OverlapPolicy::BufferOne,
+        OverlapPolicy::BufferAll => v1::OverlapPolicy::BufferAll,
+        OverlapPolicy::CancelOther => v1::OverlapPolicy::CancelOther,
+        OverlapPolicy::AllowAll => v1::OverlapPolicy::AllowAll,
+    }
+}
+
+/// The span of a backfill, and how its executions overlap; `None`: as the schedule says.
+///
+/// # Errors
+/// Every fault at once.
+pub fn backfill(
+    given: &v1::BackfillScheduleRequest,
+) -> Result<(Timestamp, Timestamp, Option<OverlapPolicy>), Vec<Violation>> {
+    let mut faults = Vec::new();
+    let mut time = |field: &str, at: Option<&pbjson_types::Timestamp>| match at {
+        Some(at) => time_of(at),
+        None => {
+            let description = "a backfill is about the times after `from` up to `to`; give both".into();
+            faults.push(Violation { field: field.into(), reason: Reason::MissingValue, description });
+            Timestamp(0)
+        }
+    };
+    let (from, to) = (time("from", given.from.as_ref()), time("to", given.to.as_ref()));
+    let overlap = overlap_of(given.overlap_policy).map_err(|fault| faults.push(fault)).ok().flatten();
+    if let Some(OverlapPolicy::Skip | OverlapPolicy::BufferOne | OverlapPolicy::CancelOther) = overlap {
+        let description =
+            "all times of a backfill come together, so that this policy would leave out all but one or two; \
+                           use BUFFER_ALL for one after the other, or ALLOW_ALL for all at once"
+                .into();
+        faults.push(Violation { field: "overlap_policy".into(), reason: Reason::InvalidValue, description });
+    }
+    if faults.is_empty() { Ok((from, to, overlap)) } else { Err(faults) }
 }
 
 fn render_times(times: &Spec) -> v1::Schedule {

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::event::labels_weight;
 use crate::machine::{
     ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TemplateId, Timestamp, WorkflowId},
-    schedule::ScheduleSpec,
+    schedule::{OverlapPolicy, Runs, ScheduleSpec},
     template::{TemplateOrigin, TemplateSpec},
-    workflow::{Definition, Violation, WorkflowSpec},
+    workflow::{Definition, RetrySpec, Violation, WorkflowSpec},
 };
 
 /// What somebody wants, or what the executor saw.
@@ -75,8 +75,8 @@ pub enum Command {
         spec: Arc<ScheduleSpec>,
         /// Whether it fires; `None`: as before.
         enabled: Option<bool>,
-        /// How often from here; `None`: without end.
-        remaining_runs: Option<u64>,
+        /// How often from here.
+        runs: Runs,
         /// Only if the stored one still has this etag.
         etag: Option<String>,
     },
@@ -105,6 +105,22 @@ pub enum Command {
         schedule: ScheduleId,
         /// The execution's id, made at the edge.
         execution: ExecutionId,
+    },
+    /// Start executions of a schedule for its times in a span of the past.
+    BackfillSchedule {
+        /// Which.
+        schedule: ScheduleId,
+        /// Times after this.
+        from: Timestamp,
+        /// Up to this one, and it.
+        to: Timestamp,
+        /// ALLOW_ALL or BUFFER_ALL; `None`: as the schedule's own policy allows.
+        overlap: Option<OverlapPolicy>,
+    },
+    /// Forget the times of backfills that still wait.
+    CancelBackfill {
+        /// Of which schedule.
+        schedule: ScheduleId,
     },
     /// Run the newest version.
     StartExecution {
@@ -209,6 +225,8 @@ pub struct Start {
     pub labels: BTreeMap<String, String>,
     /// What it is given, by the names that the workflow declares.
     pub inputs: Inputs,
+    /// When tasks are tried again that do not say so themselves.
+    pub retry: Option<Arc<RetrySpec>>,
 }
 
 /// What an execution is given, by name, as it came: it is checked against the declarations of the version that runs.
@@ -327,6 +345,8 @@ pub enum Trigger {
         schedule: ScheduleId,
         /// The nominal time that it is for; `None`: somebody triggered it.
         nominal: Option<Timestamp>,
+        /// Whether somebody had that time made up.
+        backfill: bool,
     },
 }
 

@@ -7,10 +7,10 @@ use crate::machine::{
     expected::Expected,
     ids::{Actor, Elapsed, ExecutionId, Revision, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
     parallel::LimitName,
-    schedule::{Outcome, ScheduleRecord, Upcoming},
+    schedule::{Outcome, OverlapPolicy, ScheduleRecord, Upcoming},
     task::TaskStatus,
     template::TemplateRecord,
-    workflow::Role,
+    workflow::{RetrySpec, Role},
 };
 
 /// A fact with its place in the order of all facts.
@@ -93,6 +93,8 @@ pub enum Event {
         reused: Arc<[Reused]>,
         /// How long it and its tasks are expected to take, by executions that had ended.
         expected: Option<Arc<Expected>>,
+        /// When tasks are tried again that do not say so themselves.
+        retry: Option<Arc<RetrySpec>>,
     },
     /// No new attempt starts from here.
     ExecutionPaused,
@@ -255,9 +257,10 @@ impl Event {
             // Its head is written once a batch.
             Self::ScheduleAdvanced { outcome: Outcome::Skipped { reason, .. }, .. } => reason.len(),
             // Once in the event and once in the summary.
-            Self::ExecutionStarted { labels, inputs, reused, expected, .. } => {
+            Self::ExecutionStarted { labels, inputs, reused, expected, retry, .. } => {
                 let expected = expected.as_ref().map_or(0, |expected| 5 * expected.tasks_micros().len());
-                2 * labels_weight(labels) + inputs.len() + 6 * reused.len() + expected
+                let retry = retry.as_ref().map_or(0, |retry| retry.weight());
+                2 * labels_weight(labels) + inputs.len() + 6 * reused.len() + expected + retry
             }
             Self::TaskEnded { result, .. } => {
                 let error = result.error.as_ref().map_or(0, |error| error.message.len() + error.stderr_tail.len());
@@ -315,6 +318,22 @@ pub enum ScheduleChange {
     },
     /// It goes on.
     Resumed,
+    /// Somebody wants times of the past made up.
+    BackfillRequested {
+        /// Times after this.
+        from: Timestamp,
+        /// Up to this one, and it.
+        to: Timestamp,
+        /// How many.
+        count: u64,
+        /// ALLOW_ALL or BUFFER_ALL.
+        overlap: OverlapPolicy,
+    },
+    /// What was left of that is not to be made up.
+    BackfillCancelled {
+        /// How many times.
+        count: u64,
+    },
 }
 
 /// How an execution ended.

@@ -68,6 +68,35 @@ pub enum Rejection {
         /// All faults.
         violations: Vec<Violation>,
     },
+    /// The span of a backfill is none, or too long.
+    #[error("the backfill has faults")]
+    InvalidBackfill {
+        /// All faults.
+        violations: Vec<Violation>,
+    },
+    /// More would not fit.
+    #[error(
+        "{waiting} times of earlier backfills of schedule `{schedule}` still wait, and at most {most} may; try again \
+         when they have started, or cancel them (`noxctl schedule cancel-backfill`)",
+        most = crate::machine::schedule::BACKFILL_AT_MOST
+    )]
+    BackfillFull {
+        /// Which.
+        schedule: ScheduleId,
+        /// How many wait.
+        waiting: usize,
+    },
+    /// A trigger of a schedule that already has as many executions as it keeps in mind.
+    #[error(
+        "{running} executions of schedule `{schedule}` have not ended; one more is started when one of them has, or where \
+         its `overlap_policy` is ALLOW_ALL"
+    )]
+    ScheduleBusy {
+        /// Which.
+        schedule: ScheduleId,
+        /// How many have not ended.
+        running: usize,
+    },
     /// No execution of that id in that workflow.
     #[error("execution {execution} of workflow `{workflow}` does not exist")]
     ExecutionNotFound {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Cause, Course, ScheduleRecord, ScheduleSpec, course::Steps};
+use super::{Backfill, Cause, Course, MAX_RUNNING, OverlapPolicy, Runs, ScheduleRecord, ScheduleSpec, course::Steps};
 use crate::{
     calendar::{Calendar, Fault, Spec},
     machine::{
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-type Answered = Result<(Vec<Decided>, Reply), Rejection>;
+pub(super) type Answered = Result<(Vec<Decided>, Reply), Rejection>;
 
 /// A fault of the calendar, as one of a definition.
 pub fn violation(found: &Fault) -> Violation {
@@ -28,7 +28,7 @@ pub fn violation(found: &Fault) -> Violation {
     Violation { field: format!("schedule.{}", found.field), reason, description }
 }
 
-fn stored<'a>(state: &'a State, id: &ScheduleId) -> Result<&'a Arc<ScheduleRecord>, Rejection> {
+pub(super) fn stored<'a>(state: &'a State, id: &ScheduleId) -> Result<&'a Arc<ScheduleRecord>, Rejection> {
     let record = state.schedules.get(id).filter(|record| !record.deleted);
     record.ok_or_else(|| Rejection::ScheduleNotFound(id.clone()))
 }
@@ -58,7 +58,7 @@ fn check_workflow(state: &State, spec: &ScheduleSpec) -> Result<(), Rejection> {
     checked.map(drop).map_err(|violations| Rejection::InvalidInputs { workflow: spec.workflow.clone(), violations })
 }
 
-fn changed(change: ScheduleChange, mut record: ScheduleRecord) -> (Vec<Decided>, Reply) {
+pub(super) fn changed(change: ScheduleChange, mut record: ScheduleRecord) -> (Vec<Decided>, Reply) {
     record.course.next = record.upcoming();
     let (schedule, version) = (record.spec.id.clone(), record.version);
     let reply = Reply::Schedule { schedule: schedule.clone(), version };
@@ -100,7 +100,7 @@ pub fn update(
     state: &State,
     spec: Arc<ScheduleSpec>,
     enabled: Option<bool>,
-    remaining_runs: Option<u64>,
+    runs: Runs,
     etag: Option<String>,
     tick: Tick,
 ) -> Answered {
@@ -117,7 +117,9 @@ pub fn update(
     record.version += 1;
     record.updated_at = tick.wall;
     record.spec = Arc::new(ScheduleSpec { times, ..spec.as_ref().clone() });
-    record.course.remaining_runs = remaining_runs;
+    if let Runs::Left(remaining_runs) = runs {
+        record.course.remaining_runs = remaining_runs;
+    }
     match enabled {
         Some(true) if !record.course.enabled => enable(&mut record, tick),
         Some(false) => record.course.enabled = false,
@@ -137,7 +139,8 @@ fn enable(record: &mut ScheduleRecord, tick: Tick) {
 pub fn delete(state: &State, id: &ScheduleId, etag: Option<String>, tick: Tick) -> Answered {
     let before = stored(state, id)?;
     check_etag(before, etag)?;
-    let course = Course { enabled: false, buffered: Vec::new(), ..before.course.clone() };
+    let course =
+        Course { enabled: false, buffered: Vec::new(), backfill: Backfill::default(), ..before.course.clone() };
     let record = ScheduleRecord { deleted: true, updated_at: tick.wall, course, ..before.as_ref().clone() };
     Ok(changed(ScheduleChange::Deleted, record))
 }
@@ -169,6 +172,9 @@ pub fn resume(state: &State, id: &ScheduleId, tick: Tick) -> Answered {
 pub fn trigger(state: &State, id: &ScheduleId, execution: ExecutionId, tick: Tick) -> Answered {
     let record = stored(state, id)?;
     let mut steps = Steps::new(state, record, tick);
+    if steps.running >= MAX_RUNNING && record.spec.overlap != OverlapPolicy::AllowAll {
+        return Err(Rejection::ScheduleBusy { schedule: id.clone(), running: steps.running });
+    }
     steps.start_as(execution, tick.wall, Cause::Call)?;
     Ok((steps.decided, Reply::Executions(vec![execution])))
 }

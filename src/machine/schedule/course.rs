@@ -22,12 +22,13 @@ const PASSED_AT_ONCE: usize = 256;
 
 /// What becomes of the times of a schedule that have come, and of those that wait for an end. Empty: there are none.
 pub fn come(state: &State, id: &ScheduleId, tick: Tick) -> Vec<Decided> {
-    let Some(record) = state.schedules.get(id).filter(|record| record.course.enabled && !record.deleted) else {
-        return Vec::new();
-    };
+    let Some(record) = state.schedules.get(id).filter(|record| !record.deleted) else { return Vec::new() };
     let mut steps = Steps::new(state, record, tick);
-    steps.release();
-    steps.times();
+    if record.course.enabled {
+        steps.release();
+        steps.times();
+    }
+    steps.backfill();
     steps.decided
 }
 
@@ -36,22 +37,30 @@ pub(super) struct Steps<'a> {
     state: &'a State,
     tick: Tick,
     record: ScheduleRecord,
-    busy: bool,
+    /// How many of its executions have not ended.
+    pub running: usize,
     pub decided: Vec<Decided>,
 }
 
 impl<'a> Steps<'a> {
     pub fn new(state: &'a State, record: &ScheduleRecord, tick: Tick) -> Self {
-        let busy = running(state, &record.course).next().is_some();
-        Self { state, tick, record: record.clone(), busy, decided: Vec::new() }
+        let running = running(state, &record.course).count();
+        Self { state, tick, record: record.clone(), running, decided: Vec::new() }
     }
 
     /// Starts what waited, now that nothing runs.
     fn release(&mut self) {
         while let Some(nominal) = self.record.course.buffered.first().copied()
-            && (!self.busy || self.record.spec.overlap == OverlapPolicy::AllowAll)
+            && (self.running == 0 || self.record.spec.overlap == OverlapPolicy::AllowAll)
         {
             self.start(nominal, Cause::Release);
+        }
+    }
+
+    /// Makes up one time of the past, if it is its turn. One, since each may be as large as a workflow can be.
+    fn backfill(&mut self) {
+        if let Some(nominal) = self.record.course.backfill.next(self.running) {
+            self.start(nominal, Cause::Backfill);
         }
     }
 
@@ -123,7 +132,7 @@ impl<'a> Steps<'a> {
         match self.record.spec.overlap {
             OverlapPolicy::AllowAll => self.start(nominal, Cause::Time),
             OverlapPolicy::CancelOther if !is_newest => self.skip(nominal, "a later time has come already"),
-            _ if !self.busy && waiting == 0 => self.start(nominal, Cause::Time),
+            _ if self.running == 0 && waiting == 0 => self.start(nominal, Cause::Time),
             OverlapPolicy::Skip => self.skip(nominal, "the execution before has not ended"),
             OverlapPolicy::BufferOne if waiting > 0 => self.skip(nominal, "another time waits already"),
             OverlapPolicy::BufferAll if waiting >= MAX_BUFFERED => {
@@ -138,7 +147,7 @@ impl<'a> Steps<'a> {
     fn cancel_others(&mut self, nominal: Timestamp) {
         for before in self.record.course.buffered.clone() {
             let reason = "a later time has come already".to_owned();
-            self.outcome(before, Outcome::Skipped { reason, buffered: true });
+            self.outcome(before, Outcome::Skipped { reason, cause: Cause::Release });
         }
         self.outcome(nominal, Outcome::Buffered);
         let others: Vec<ExecutionId> = running(self.state, &self.record.course).collect();
@@ -154,7 +163,7 @@ impl<'a> Steps<'a> {
     }
 
     fn skip(&mut self, nominal: Timestamp, reason: &str) {
-        self.outcome(nominal, Outcome::Skipped { reason: reason.to_owned(), buffered: false });
+        self.outcome(nominal, Outcome::Skipped { reason: reason.to_owned(), cause: Cause::Time });
     }
 
     /// Starts an execution for a time; where that cannot be, the time is skipped, and why is told.
@@ -168,7 +177,7 @@ impl<'a> Steps<'a> {
                 }
                 _ => rejection.to_string(),
             };
-            self.outcome(nominal, Outcome::Skipped { reason, buffered: cause == Cause::Release });
+            self.outcome(nominal, Outcome::Skipped { reason, cause });
         }
     }
 
@@ -180,13 +189,15 @@ impl<'a> Steps<'a> {
             let why = "it is a DRAFT; an update mends it".to_owned();
             return Err(decide::invalid_state(spec.workflow.clone(), "execute", why));
         };
-        let start = Start { execution, labels: spec.labels.clone(), inputs: spec.inputs.clone() };
+        let (labels, inputs) = (spec.labels.clone(), spec.inputs.clone());
+        let start = Start { execution, labels, inputs, retry: spec.retry.clone() };
         let of_time = (cause != Cause::Call).then_some(nominal);
-        let trigger = Trigger::Schedule { schedule: spec.id.clone(), nominal: of_time };
+        let backfill = cause == Cause::Backfill;
+        let trigger = Trigger::Schedule { schedule: spec.id.clone(), nominal: of_time, backfill };
         let started = decide::started(self.state, definition, workflow.version, start, trigger)?;
         self.outcome(nominal, Outcome::Fired { execution, cause });
         self.decided.push(started);
-        self.busy = true;
+        self.running += 1;
         Ok(())
     }
 

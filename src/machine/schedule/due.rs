@@ -59,7 +59,7 @@ impl State {
             return;
         }
         self.firings.extend(course.next.map(|next| (next.due, id.clone())));
-        if course.enabled && !course.buffered.is_empty() {
+        if course.is_waiting() {
             self.buffering.insert(id.clone());
             // Its end may have been the last thing that was written.
             self.released.insert(id.clone());
@@ -92,9 +92,10 @@ impl State {
         }
         self.firings.extend(record.wake().map(|at| (at, id.clone())));
         self.released.remove(&id);
-        if record.course.enabled && !record.course.buffered.is_empty() {
+        if record.course.is_waiting() {
             self.buffering.insert(id.clone());
-            if !record.course.running.iter().any(|run| self.alive.contains_key(run)) {
+            let running = record.course.running.iter().filter(|run| self.alive.contains_key(run)).count();
+            if running == 0 || record.course.backfill.next(running).is_some() {
                 self.released.insert(id.clone());
             }
         } else {

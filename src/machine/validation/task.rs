@@ -145,7 +145,7 @@ fn env_entry(field: &str, name: &str, value: &str, faults: &mut Faults) {
 }
 
 /// A backoff with one attempt is no fault: who turns retries off for a while keeps the rest.
-fn retry_fields(field: &str, retry: &RetrySpec, faults: &mut Faults) {
+pub(super) fn retry_fields(field: &str, retry: &RetrySpec, faults: &mut Faults) {
     let attempts = format!("{field}.max_attempts");
     if retry.max_attempts == 0 {
         let words = "max_attempts counts the first try, so it is at least 1";

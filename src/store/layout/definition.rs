@@ -275,7 +275,7 @@ fn decode_condition(row: rows::DefinedCondition) -> ConditionSpec {
     }
 }
 
-fn encode_retry(retry: &RetrySpec) -> rows::DefinedRetry {
+pub(super) fn encode_retry(retry: &RetrySpec) -> rows::DefinedRetry {
     let (backoff, delay, growth) = match retry.backoff {
         None => (0, 0.0, 0.0),
         Some(BackoffSpec::Fixed { delay }) => (1, delay, 0.0),
@@ -293,7 +293,7 @@ fn encode_retry(retry: &RetrySpec) -> rows::DefinedRetry {
     }
 }
 
-fn decode_retry(row: rows::DefinedRetry) -> RetrySpec {
+pub(super) fn decode_retry(row: rows::DefinedRetry) -> RetrySpec {
     RetrySpec {
         max_attempts: row.max_attempts,
         backoff: match row.backoff {

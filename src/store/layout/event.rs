@@ -5,17 +5,18 @@ use std::sync::Arc;
 use prost::Message as _;
 
 use super::{
-    LayoutError, Subject, decode_trigger,
+    LayoutError, Subject, TriggerFields, decode_trigger,
+    definition::{decode_retry, encode_retry},
     durations::{decode_expected, encode_expected},
     encode_trigger, rows,
-    schedule::{decode_advance, encode_advance},
+    schedule::{decode_advance, decode_schedule_change, encode_advance, encode_schedule_change},
     unreadable,
 };
 use crate::machine::{
     ids::{Actor, Elapsed, ScheduleId, TaskIndex, TemplateId, Timestamp, WorkflowId},
     message::{
-        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, Reused, ScheduleChange,
-        TaskEnd, TaskError, TimeLimit, Waited, WorkflowChange,
+        AttemptResult, ErrorKind, Event, ExecutionEnd, Output, ProcessIdentity, Recorded, Reused, TaskEnd, TaskError,
+        TimeLimit, Waited, WorkflowChange,
     },
     parallel::LimitName,
     task::TaskStatus,
@@ -107,21 +108,12 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
             (None, 0, Kind::TemplateChanged(rows::TemplateChanged { template, change, version: *version }))
         }
         Event::ScheduleChanged { schedule, change, version, .. } => {
-            let note = if let ScheduleChange::Paused { note } = change { note.clone() } else { String::new() };
-            let change = match change {
-                ScheduleChange::Created => 1,
-                ScheduleChange::Updated => 2,
-                ScheduleChange::Deleted => 3,
-                ScheduleChange::Paused { .. } => 4,
-                ScheduleChange::Resumed => 5,
-            };
-            let schedule = schedule.as_str().into();
-            (None, 0, Kind::ScheduleChanged(rows::ScheduleChanged { schedule, change, version: *version, note }))
+            (None, 0, Kind::ScheduleChanged(encode_schedule_change(schedule, change, *version)))
         }
         Event::ScheduleAdvanced { schedule, nominal, outcome, next } => {
             (None, 0, Kind::ScheduleAdvanced(encode_advance(schedule, *nominal, outcome, *next)))
         }
-        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected } => {
+        Event::ExecutionStarted { version, task_count, labels, trigger, inputs, reused, expected, retry } => {
             let trigger = encode_trigger(trigger);
             let kind = Kind::ExecutionStarted(rows::ExecutionStarted {
                 workflow: recorded.workflow.as_ref().map(|id| id.as_str().to_string()).unwrap_or_default(),
@@ -133,10 +125,12 @@ fn encode_event(recorded: &Recorded) -> rows::Event {
                 rerun_of: trigger.rerun_of,
                 schedule: trigger.schedule,
                 nominal: trigger.nominal,
+                backfill: trigger.backfill,
                 reused: reused.iter().map(|kept| kept.task).collect(),
                 reused_statuses: reused.iter().map(|kept| kept.status as u8).collect(),
                 reused_attempts: reused.iter().map(|kept| kept.attempts).collect(),
                 expected: expected.as_deref().map(encode_expected),
+                retry: retry.as_deref().map(encode_retry),
             });
             (None, 0, kind)
         }
@@ -248,15 +242,8 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
         },
         Kind::ScheduleChanged(row) => Event::ScheduleChanged {
             schedule: ScheduleId::parse(&row.schedule).ok()?,
-            change: match row.change {
-                1 => ScheduleChange::Created,
-                2 => ScheduleChange::Updated,
-                3 => ScheduleChange::Deleted,
-                4 => ScheduleChange::Paused { note: row.note },
-                5 => ScheduleChange::Resumed,
-                _ => return None,
-            },
             version: row.version,
+            change: decode_schedule_change(row)?,
             record: None,
         },
         Kind::ScheduleAdvanced(row) => {
@@ -267,7 +254,13 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
             version: row.version,
             task_count: row.task_count,
             labels: row.labels.into_iter().collect(),
-            trigger: decode_trigger(row.trigger, &row.rerun_of, &row.schedule, row.nominal)?,
+            trigger: decode_trigger(&TriggerFields {
+                number: row.trigger,
+                rerun_of: row.rerun_of,
+                schedule: row.schedule,
+                nominal: row.nominal,
+                backfill: row.backfill,
+            })?,
             inputs: if row.inputs.is_empty() { NO_INPUTS.into() } else { row.inputs.into() },
             reused: {
                 let statuses = row.reused_statuses.iter().map(|number| TaskStatus::from_number(*number));
@@ -279,6 +272,7 @@ fn decode_kind(row: rows::Event) -> Option<Event> {
                 tasks.collect::<Option<Vec<_>>>()?.into()
             },
             expected: row.expected.and_then(decode_expected),
+            retry: row.retry.map(|retry| Arc::new(decode_retry(retry))),
         },
         Kind::ExecutionPaused(_) => Event::ExecutionPaused,
         Kind::ExecutionResumed(_) => Event::ExecutionResumed,
@@ -442,7 +436,7 @@ fn decode_end(row: rows::TaskEnded) -> Option<(TaskEnd, AttemptResult)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{expected::Expected, ids::ExecutionId, message::Trigger};
+    use crate::machine::{expected::Expected, ids::ExecutionId, message::Trigger, workflow::RetrySpec};
 
     fn result(output: Option<Output>) -> Box<AttemptResult> {
         Box::new(AttemptResult {
@@ -486,6 +480,11 @@ mod tests {
                 ]
                 .into(),
                 expected: Expected::new(3, 9, vec![5, 0, u64::MAX]).map(Arc::new),
+                retry: Some(Arc::new(RetrySpec {
+                    max_attempts: 3,
+                    retry_on_errors: vec!["SIGNAL".into()],
+                    ..RetrySpec::default()
+                })),
             },
             Event::ExecutionPaused,
             Event::ExecutionResumed,

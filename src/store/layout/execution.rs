@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use prost::Message as _;
 
 use super::{
-    LayoutError, decode_trigger,
+    LayoutError, TriggerFields, decode_trigger,
+    definition::{decode_retry, encode_retry},
     durations::{decode_expected, encode_expected},
     encode_trigger, rows, unreadable,
 };
@@ -78,6 +79,7 @@ pub fn encode_snapshot(execution: &Execution) -> Vec<u8> {
         deadline: execution.deadline.map(|at| at.0),
         handlers_started: execution.handlers_started.iter().map(|role| *role as u32).collect(),
         expected: execution.expected.as_deref().map(encode_expected),
+        retry: execution.retry.as_deref().map(encode_retry),
     }
     .encode_to_vec()
 }
@@ -128,6 +130,7 @@ pub fn decode_snapshot<E: From<LayoutError>>(
         handlers_started: row.handlers_started.iter().filter_map(handlers).collect(),
         tasks,
         expected: row.expected.and_then(decode_expected),
+        retry: row.retry.map(|retry| Arc::new(decode_retry(retry))),
         derived: Derived::default(),
         first_failure: summary.first_failure,
         revision: summary.revision,
@@ -198,6 +201,7 @@ fn summary_row(execution: &Execution) -> rows::ExecutionSummary {
         rerun_of: trigger.rerun_of,
         schedule: trigger.schedule,
         nominal: trigger.nominal,
+        backfill: trigger.backfill,
         timed_out: match execution.cut_short {
             Some(CutShort::TimedOut { timeout_micros }) => Some(timeout_micros),
             _ => None,
@@ -222,6 +226,13 @@ fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, 
         5 => ExecutionStatus::Cancelled,
         other => return Err(unreadable(what(), format!("status {other} is unknown"))),
     };
+    let trigger = TriggerFields {
+        number: row.trigger,
+        rerun_of: row.rerun_of.clone(),
+        schedule: row.schedule.clone(),
+        nominal: row.nominal,
+        backfill: row.backfill,
+    };
     let mut counts = Counts::default();
     for (status, count) in TaskStatus::ALL.iter().zip(&row.counts) {
         counts.add_many(*status, *count);
@@ -231,7 +242,7 @@ fn summary_of(id: ExecutionId, row: &rows::ExecutionSummary) -> Result<Summary, 
         workflow: WorkflowId::parse(&row.workflow).map_err(|why| unreadable(what(), why))?,
         version: row.version,
         status,
-        trigger: decode_trigger(row.trigger, &row.rerun_of, &row.schedule, row.nominal)
+        trigger: decode_trigger(&trigger)
             .ok_or_else(|| unreadable(what(), format!("trigger {} is unknown", row.trigger)))?,
         timed_out_micros: row.timed_out,
         created_by: Actor::from_text(&row.created_by),

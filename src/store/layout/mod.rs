@@ -363,6 +363,7 @@ struct TriggerFields {
     rerun_of: Vec<u8>,
     schedule: String,
     nominal: Option<i64>,
+    backfill: bool,
 }
 
 fn encode_trigger(trigger: &Trigger) -> TriggerFields {
@@ -371,20 +372,26 @@ fn encode_trigger(trigger: &Trigger) -> TriggerFields {
         Trigger::Rerun(source) => {
             TriggerFields { number: 2, rerun_of: source.0.to_be_bytes().to_vec(), ..TriggerFields::default() }
         }
-        Trigger::Schedule { schedule, nominal } => TriggerFields {
+        Trigger::Schedule { schedule, nominal, backfill } => TriggerFields {
             number: 3,
             schedule: schedule.as_str().into(),
             nominal: nominal.map(|at| at.0),
+            backfill: *backfill,
             ..TriggerFields::default()
         },
     }
 }
 
-fn decode_trigger(number: u32, rerun_of: &[u8], schedule: &str, nominal: Option<i64>) -> Option<Trigger> {
+fn decode_trigger(fields: &TriggerFields) -> Option<Trigger> {
+    let TriggerFields { number, rerun_of, schedule, nominal, backfill } = fields;
     match number {
         1 => Some(Trigger::Manual),
-        2 => Some(Trigger::Rerun(ExecutionId(u128::from_be_bytes(rerun_of.try_into().ok()?)))),
-        3 => Some(Trigger::Schedule { schedule: ScheduleId::parse(schedule).ok()?, nominal: nominal.map(Timestamp) }),
+        2 => Some(Trigger::Rerun(ExecutionId(u128::from_be_bytes(rerun_of.as_slice().try_into().ok()?)))),
+        3 => Some(Trigger::Schedule {
+            schedule: ScheduleId::parse(schedule).ok()?,
+            nominal: nominal.map(Timestamp),
+            backfill: *backfill,
+        }),
         _ => None,
     }
 }

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{LayoutError, rows, unreadable};
+use super::{
+    LayoutError,
+    definition::{decode_retry, encode_retry},
+    rows, unreadable,
+};
 use crate::{
     calendar::{Calendar, FoldPolicy, GapPolicy, Kind, Spec},
     machine::{
         ids::{Actor, ExecutionId, ScheduleId, Timestamp, WorkflowId},
-        message::Inputs,
-        schedule::{CatchUp, Cause, Course, Outcome, OverlapPolicy, ScheduleRecord, ScheduleSpec, Upcoming},
+        message::{Inputs, ScheduleChange},
+        schedule::{Backfill, CatchUp, Cause, Course, Outcome, OverlapPolicy, ScheduleRecord, ScheduleSpec, Upcoming},
     },
 };
 
@@ -37,6 +41,9 @@ pub fn encode_schedule_head(record: &ScheduleRecord) -> Vec<u8> {
         missed: course.missed,
         last_execution: course.last_execution.map(|(id, _)| id.0.to_be_bytes().to_vec()).unwrap_or_default(),
         last_fired: course.last_execution.map_or(0, |(_, at)| at.0),
+        backfilled: course.backfilled,
+        backfill_beside: course.backfill.beside.iter().map(|at| at.0).collect(),
+        backfill_in_turn: course.backfill.in_turn.iter().map(|at| at.0).collect(),
     }
     .encode_to_vec()
 }
@@ -87,6 +94,7 @@ pub fn encode_schedule(spec: &ScheduleSpec) -> Vec<u8> {
         catch_up_window: spec.catch_up_window_micros,
         inputs: serde_json::Value::Object(spec.inputs.0.as_ref().clone()).to_string(),
         labels: spec.labels.clone().into_iter().collect(),
+        retry: spec.retry.as_deref().map(encode_retry),
     }
     .encode_to_vec()
 }
@@ -117,18 +125,21 @@ impl ScheduleHead {
             [] => None,
             bytes => Some((execution(bytes)?, Timestamp(row.last_fired))),
         };
+        let times = |times: &[i64]| times.iter().map(|at| Timestamp(*at)).collect();
         let course = Course {
             enabled: row.enabled,
             note: row.note.clone(),
             last: Timestamp(row.last),
             next: row.next.map(decode_upcoming),
             remaining_runs: row.remaining_runs,
-            buffered: row.buffered.iter().map(|at| Timestamp(*at)).collect(),
+            buffered: times(&row.buffered),
             running: row.running.iter().map(|id| execution(id)).collect::<Result<_, LayoutError>>()?,
             catching_up: row.catching_up,
             fired: row.fired,
             skipped: row.skipped,
             missed: row.missed,
+            backfilled: row.backfilled,
+            backfill: Backfill { beside: times(&row.backfill_beside), in_turn: times(&row.backfill_in_turn) },
             last_execution,
         };
         Ok(Self { deleted: row.deleted, course, row })
@@ -223,6 +234,7 @@ pub fn decode_schedule(id: &ScheduleId, bytes: &[u8]) -> Result<ScheduleSpec, La
         catch_up_window_micros: row.catch_up_window,
         inputs: Inputs(Arc::new(inputs)),
         labels: row.labels.into_iter().collect(),
+        retry: row.retry.map(|retry| Arc::new(decode_retry(retry))),
     })
 }
 
@@ -232,6 +244,51 @@ fn encode_upcoming(next: Upcoming) -> rows::Upcoming {
 
 fn decode_upcoming(row: rows::Upcoming) -> Upcoming {
     Upcoming { nominal: Timestamp(row.nominal), due: Timestamp(row.due) }
+}
+
+pub(super) fn encode_schedule_change(
+    schedule: &ScheduleId,
+    change: &ScheduleChange,
+    version: u64,
+) -> rows::ScheduleChanged {
+    let mut row = rows::ScheduleChanged { schedule: schedule.as_str().into(), version, ..Default::default() };
+    row.change = match change {
+        ScheduleChange::Created => 1,
+        ScheduleChange::Updated => 2,
+        ScheduleChange::Deleted => 3,
+        ScheduleChange::Paused { note } => {
+            row.note.clone_from(note);
+            4
+        }
+        ScheduleChange::Resumed => 5,
+        ScheduleChange::BackfillRequested { from, to, count, overlap } => {
+            (row.from, row.to, row.count, row.beside) = (from.0, to.0, *count, *overlap == OverlapPolicy::AllowAll);
+            6
+        }
+        ScheduleChange::BackfillCancelled { count } => {
+            row.count = *count;
+            7
+        }
+    };
+    row
+}
+
+pub(super) fn decode_schedule_change(row: rows::ScheduleChanged) -> Option<ScheduleChange> {
+    Some(match row.change {
+        1 => ScheduleChange::Created,
+        2 => ScheduleChange::Updated,
+        3 => ScheduleChange::Deleted,
+        4 => ScheduleChange::Paused { note: row.note },
+        5 => ScheduleChange::Resumed,
+        6 => ScheduleChange::BackfillRequested {
+            from: Timestamp(row.from),
+            to: Timestamp(row.to),
+            count: row.count,
+            overlap: if row.beside { OverlapPolicy::AllowAll } else { OverlapPolicy::BufferAll },
+        },
+        7 => ScheduleChange::BackfillCancelled { count: row.count },
+        _ => return None,
+    })
 }
 
 pub(super) fn encode_advance(
@@ -252,12 +309,17 @@ pub(super) fn encode_advance(
                 Cause::Time => 1,
                 Cause::Release => 2,
                 Cause::Call => 3,
+                Cause::Backfill => 9,
             };
             row.execution = execution.0.to_be_bytes().to_vec();
         }
         Outcome::Buffered => row.outcome = 4,
-        Outcome::Skipped { reason, buffered } => {
-            row.outcome = if *buffered { 6 } else { 5 };
+        Outcome::Skipped { reason, cause } => {
+            row.outcome = match cause {
+                Cause::Time | Cause::Call => 5,
+                Cause::Release => 6,
+                Cause::Backfill => 10,
+            };
             row.reason.clone_from(reason);
         }
         Outcome::Missed { first, count, more } => {
@@ -281,10 +343,12 @@ pub(super) fn decode_advance(
         2 => fired(Cause::Release)?,
         3 => fired(Cause::Call)?,
         4 => Outcome::Buffered,
-        5 => Outcome::Skipped { reason: row.reason, buffered: false },
-        6 => Outcome::Skipped { reason: row.reason, buffered: true },
+        5 => Outcome::Skipped { reason: row.reason, cause: Cause::Time },
+        6 => Outcome::Skipped { reason: row.reason, cause: Cause::Release },
         7 => missed(false),
         8 => missed(true),
+        9 => fired(Cause::Backfill)?,
+        10 => Outcome::Skipped { reason: row.reason, cause: Cause::Backfill },
         _ => return None,
     };
     Some((ScheduleId::parse(&row.schedule).ok()?, Timestamp(row.nominal), outcome, row.next.map(decode_upcoming)))
@@ -293,7 +357,10 @@ pub(super) fn decode_advance(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::message::{Event, Recorded, ScheduleChange};
+    use crate::machine::{
+        message::{Event, Recorded},
+        workflow::RetrySpec,
+    };
 
     #[test]
     fn a_schedule_reads_back_as_it_was_stored() {
@@ -328,6 +395,7 @@ mod tests {
                 catch_up_window_micros: Some(7),
                 inputs: Inputs(Arc::new(inputs)),
                 labels: [("a".to_string(), "b".to_string())].into(),
+                retry: Some(Arc::new(RetrySpec { max_attempts: 7, jitter: 0.5, ..RetrySpec::default() })),
             };
             let course = Course {
                 enabled: true,
@@ -341,6 +409,8 @@ mod tests {
                 fired: 16,
                 skipped: 17,
                 missed: 18,
+                backfilled: 21,
+                backfill: Backfill { beside: vec![Timestamp(1)], in_turn: vec![Timestamp(5), Timestamp(2)] },
                 last_execution: Some((ExecutionId(15), Timestamp(7))),
             };
             let record = ScheduleRecord {
@@ -370,8 +440,10 @@ mod tests {
             fired(Cause::Release),
             fired(Cause::Call),
             Outcome::Buffered,
-            Outcome::Skipped { reason: "why".into(), buffered: false },
-            Outcome::Skipped { reason: "why".into(), buffered: true },
+            Outcome::Skipped { reason: "why".into(), cause: Cause::Time },
+            Outcome::Skipped { reason: "why".into(), cause: Cause::Release },
+            Outcome::Skipped { reason: "why".into(), cause: Cause::Backfill },
+            fired(Cause::Backfill),
             Outcome::Missed { first: Timestamp(1), count: 2, more: false },
             Outcome::Missed { first: Timestamp(1), count: 2, more: true },
         ];
@@ -380,7 +452,19 @@ mod tests {
             Event::ScheduleAdvanced { schedule: schedule.clone(), nominal: Timestamp(7), outcome, next }
         });
         let paused = ScheduleChange::Paused { note: "why".into() };
-        let changes = [ScheduleChange::Created, ScheduleChange::Updated, paused, ScheduleChange::Resumed];
+        let requested = |overlap| {
+            let (from, to) = (Timestamp(1), Timestamp(2));
+            ScheduleChange::BackfillRequested { from, to, count: 3, overlap }
+        };
+        let changes = [
+            ScheduleChange::Created,
+            ScheduleChange::Updated,
+            paused,
+            ScheduleChange::Resumed,
+            requested(OverlapPolicy::AllowAll),
+            requested(OverlapPolicy::BufferAll),
+            ScheduleChange::BackfillCancelled { count: 4 },
+        ];
         let changes = changes.into_iter().chain([ScheduleChange::Deleted]).map(|change| Event::ScheduleChanged {
             schedule: schedule.clone(),
             change,

@@ -192,7 +192,7 @@ impl Parse {
 }
 
 /// A negative span is a fault of the definition, told with the others: so it is carried as it was given.
-fn retry(retry: v1::RetryConfig) -> RetrySpec {
+pub fn retry(retry: v1::RetryConfig) -> RetrySpec {
     use v1::retry_config::BackoffStrategy as Backoff;
     let optional = |span: Option<pbjson_types::Duration>| span.map_or(0.0, |span| seconds(&span));
     RetrySpec {

@@ -145,7 +145,8 @@ fn condition(condition: &ConditionSpec) -> v1::TaskCondition {
     }
 }
 
-fn retry(retry: &RetrySpec) -> v1::RetryConfig {
+/// As the client wrote it.
+pub fn retry(retry: &RetrySpec) -> v1::RetryConfig {
     use v1::retry_config::BackoffStrategy as Backoff;
     let backoff = |backoff: &BackoffSpec| match *backoff {
         BackoffSpec::Fixed { delay } => Backoff::Fixed(v1::FixedBackoff { delay: Some(span(delay)) }),
