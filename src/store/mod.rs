@@ -113,12 +113,12 @@ impl StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// Segments of 4 MiB, 12 MiB unmerged, a cache of 8 MiB. The directory and the id are the caller's to set.
+    /// Segments of 4 MiB, 6 MiB unmerged, a cache of 8 MiB. The directory and the id are the caller's to set.
     fn default() -> StoreConfig {
         StoreConfig {
             directory: PathBuf::new(),
             segment_bytes: 4 * 1024 * 1024,
-            overlay_bytes: 12 * 1024 * 1024,
+            overlay_bytes: 6 * 1024 * 1024,
             cache_bytes: 8 * 1024 * 1024,
             new_store_id: 0,
         }
