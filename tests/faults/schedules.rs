@@ -1,0 +1,297 @@
+//! Stories of the clock on the wall: noxd is away for a day, or its clock is put, and every hour of every schedule has one
+//! fate, the documented one (S-SCHED-4, S-SCHED-5, S-SCHED-7).
+//!
+//! There is a schedule for each policy of overlaps, of catching up, for three windows, with executions that end at once
+//! and such that run on.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, os::unix::process::ExitStatusExt as _};
+
+use noxd::{
+    cli::connect,
+    proto::v1::{self, CatchUpPolicy, OverlapPolicy, event::Kind},
+};
+use tokio_stream::StreamExt as _;
+
+use crate::{
+    clock::WallClock,
+    daemon::Daemon,
+    fates::{self, Documented, Fate, HOUR, ZERO, hour_of},
+    load,
+    support::{DEADLINE, eventually, noop},
+    tell,
+};
+
+const MINUTE: i64 = 60;
+
+struct Story {
+    daemon: Daemon,
+    clock: WallClock,
+    /// What the clock shows at most, so far: hours before that are decided about.
+    now: i64,
+    documented: Vec<Documented>,
+}
+
+impl Story {
+    /// A noxd at half past zero, with all schedules; their first hour is one.
+    async fn begin() -> Self {
+        let mut daemon = Daemon::new();
+        let clock = WallClock::of(&mut daemon);
+        let now = ZERO + HOUR / 2;
+        clock.put(now);
+        daemon.start().await.expect("it serves");
+        let ask =
+            v1::Task { action: Some(v1::task::Action::Approval(v1::ApprovalAction::default())), ..noop("ask", &[]) };
+        load::create_with(&daemon, "runs-on", vec![ask]).await.expect("stored");
+        load::create_with(&daemon, "ends", vec![noop("t", &[])]).await.expect("stored");
+        let mut documented = Vec::new();
+        for overlap in 1..=5 {
+            for catch_up in 1..=3 {
+                for window in [None, Some(6 * HOUR), Some(10 * MINUTE)] {
+                    for runs_on in [true, false] {
+                        let overlap = OverlapPolicy::try_from(overlap).expect("a policy");
+                        let catch_up = CatchUpPolicy::try_from(catch_up).expect("a policy");
+                        documented.push(Documented::new(overlap, catch_up, window, runs_on));
+                    }
+                }
+            }
+        }
+        let story = Self { daemon, clock, now, documented };
+        for (at, documented) in story.documented.iter().enumerate() {
+            story.store(documented, at % 2 == 0).await;
+        }
+        story
+    }
+
+    async fn store(&self, documented: &Documented, by_cron: bool) {
+        use v1::schedule::ScheduleType::{Cron, Interval};
+        let every = Some(pbjson_types::Duration { seconds: HOUR, nanos: 0 });
+        let schedule = v1::Schedule {
+            schedule_type: Some(match by_cron {
+                true => Cron(v1::CronSchedule { expression: "0 * * * *".into() }),
+                false => Interval(v1::IntervalSchedule { interval: every }),
+            }),
+            start_at: Some(pbjson_types::Timestamp { seconds: ZERO + HOUR, nanos: 0 }),
+            ..Default::default()
+        };
+        let schedule = v1::ScheduledWorkflow {
+            id: documented.name(),
+            workflow_id: if documented.runs_on { "runs-on" } else { "ends" }.into(),
+            schedule: Some(schedule),
+            overlap_policy: documented.overlap.into(),
+            catch_up: documented.catch_up.into(),
+            catch_up_window: documented.window.map(|seconds| pbjson_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let request = v1::CreateScheduleRequest { schedule: Some(schedule), ..Default::default() };
+        let channel = connect::socket_channel(&self.daemon.socket()).await.expect("it answers");
+        connect::schedules(channel).create_schedule(request).await.expect("stored");
+    }
+
+    /// An hour comes in time.
+    async fn comes(&mut self, hour: i64) {
+        self.now = ZERO + hour * HOUR + 1;
+        self.clock.put(self.now);
+        self.documented.iter_mut().for_each(|documented| documented.come(&[hour]));
+        self.is_as_documented().await;
+    }
+
+    /// Hours that noxd was away in, or that the clock jumped over.
+    fn passed(&mut self, hours: RangeInclusive<i64>) {
+        self.now = ZERO + hours.end() * HOUR + HOUR / 2;
+        self.clock.put(self.now);
+        let hours: Vec<i64> = hours.collect();
+        self.documented.iter_mut().for_each(|documented| documented.was_away(&hours, self.now));
+    }
+
+    async fn schedules(&self) -> BTreeMap<String, v1::ScheduledWorkflow> {
+        let channel = connect::socket_channel(&self.daemon.socket()).await.expect("it answers");
+        let request = v1::ListSchedulesRequest { page_size: 1_000, ..Default::default() };
+        let answer = connect::schedules(channel).list_schedules(request).await.expect("listed").into_inner();
+        answer.schedules.into_iter().map(|schedule| (schedule.id.clone(), schedule)).collect()
+    }
+
+    /// Everything that was told, up to now.
+    async fn events(&self) -> Vec<v1::Event> {
+        let until = self.daemon.revision().await;
+        let request = v1::WatchEventsRequest { after_revision: Some(0), ..Default::default() };
+        let mut stream = self.daemon.executions().await.watch_events(request).await.expect("watched").into_inner();
+        let mut events: Vec<v1::Event> = Vec::new();
+        while events.last().is_none_or(|event| event.revision < until) {
+            events.extend(stream.next().await.expect("it is told before the end").expect("no error").event);
+        }
+        events
+    }
+
+    async fn executions(&self) -> Vec<v1::WorkflowExecution> {
+        let mut request = v1::ListExecutionsRequest { page_size: 1_000, ..Default::default() };
+        let mut all = Vec::new();
+        loop {
+            let page =
+                self.daemon.executions().await.list_executions(request.clone()).await.expect("listed").into_inner();
+            all.extend(page.executions);
+            if page.next_page_token.is_empty() {
+                return all;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Two durable commands, each decided after the schedules were asked: what was due is decided about.
+    async fn noxd_looks_at_its_clock(&self) {
+        for _ in 0..2 {
+            let id = format!("look-{}", self.daemon.revision().await);
+            load::create_with(&self.daemon, &id, vec![noop("t", &[])]).await.expect("stored");
+        }
+    }
+
+    /// Waits until the counters are as documented, and then compares everything that can be read. Gives what schedules
+    /// told.
+    async fn is_as_documented(&self) -> Vec<v1::Event> {
+        let expected: BTreeMap<String, fates::Counts> =
+            self.documented.iter().map(|one| (one.name(), fates::counts(&one.fates))).collect();
+        let count = |one: &v1::ScheduledWorkflow| {
+            (one.execution_count, one.buffered.len(), one.skipped_count, one.missed_count)
+        };
+        let settled = || async {
+            let counted: BTreeMap<String, fates::Counts> =
+                self.schedules().await.iter().map(|(id, schedule)| (id.clone(), count(schedule))).collect();
+            (counted == expected).then_some(())
+        };
+        if tokio::time::timeout(DEADLINE / 2, eventually("settled", settled)).await.is_err() {
+            let schedules = self.schedules().await;
+            let differ = expected.iter().filter(|(id, counts)| count(&schedules[*id]) != **counts);
+            let words: Vec<String> = differ
+                .map(|(id, counts)| format!("{id}: {:?}, documented {counts:?}", count(&schedules[id])))
+                .collect();
+            panic!("fired, waiting, skipped, missed:\n{}", words.join("\n"));
+        }
+        self.noxd_looks_at_its_clock().await;
+        let events = self.events().await;
+        let times: Vec<(i64, i32)> =
+            events.iter().filter_map(|event| event.time.as_ref()).map(|at| (at.seconds, at.nanos)).collect();
+        assert!(times.is_sorted(), "noxd's wall clock never goes back");
+        let told = fates::told(&events);
+        let schedules = self.schedules().await;
+        let mut fired: BTreeMap<(String, i64), String> = BTreeMap::new();
+        for documented in &self.documented {
+            let (name, id) = (documented.name(), documented.name());
+            assert_eq!(told[&id].fates, documented.fates, "{name}: what was told, and what is documented");
+            let schedule = &schedules[&id];
+            assert_eq!(count(schedule), expected[&id], "{name}: the counters");
+            let waiting = schedule.buffered.iter().map(|time| hour_of(Some(time)));
+            let wait = |fates: &fates::Fates| fates.clone().into_iter().filter(|(_, fate)| *fate == Fate::Waiting);
+            assert!(waiting.eq(wait(&documented.fates).map(|(hour, _)| hour)), "{name}: which wait");
+            let next = (self.now - ZERO).div_euclid(HOUR) + 1;
+            assert_eq!(hour_of(schedule.next_execution.as_ref()), next, "{name}: the next hour");
+            fired.extend(told[&id].executions.iter().map(|(hour, execution)| ((id.clone(), *hour), execution.clone())));
+        }
+        let mut started: BTreeMap<(String, i64), String> = BTreeMap::new();
+        for execution in self.executions().await {
+            let of = (execution.schedule_id.clone(), hour_of(execution.scheduled_for.as_ref()));
+            let before = started.insert(of, execution.id.clone());
+            assert_eq!(before, None, "S-SCHED-5: {execution:?} is for a time that has an execution");
+        }
+        assert_eq!(started, fired, "what was told to have fired is what there is");
+        events.into_iter().filter(|event| event.kind.as_ref().is_some_and(is_of_schedule)).collect()
+    }
+
+    /// Answers whoever asks, until nobody does.
+    async fn everybody_ends(&mut self) {
+        self.documented.iter_mut().for_each(Documented::ended);
+        let mut client = self.daemon.executions().await;
+        loop {
+            let request = v1::ListExecutionsRequest {
+                page_size: 1_000,
+                statuses: vec![v1::WorkflowStatus::Running.into()],
+                ..Default::default()
+            };
+            let running = client.list_executions(request).await.expect("listed").into_inner().executions;
+            if running.is_empty() {
+                return;
+            }
+            for execution in running.into_iter().filter(|execution| execution.workflow_id == "runs-on") {
+                let (execution_id, task_id) = (execution.id, "ask".to_owned());
+                let request =
+                    v1::ResolveApprovalRequest { execution_id, task_id, approved: true, ..Default::default() };
+                client.resolve_approval(request).await.expect("taken");
+            }
+        }
+    }
+}
+
+fn is_of_schedule(kind: &Kind) -> bool {
+    let of_time = matches!(kind, Kind::ScheduleFired(_) | Kind::ScheduleBuffered(_) | Kind::ScheduleSkipped(_));
+    of_time || matches!(kind, Kind::ScheduleMissed(_))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_of_absence_and_kills_at_every_look_at_the_clock_give_each_hour_its_one_documented_fate() {
+    const KILLS: i64 = 20;
+    let mut story = Story::begin().await;
+    story.comes(1).await;
+    story.comes(2).await;
+    let before = story.is_as_documented().await;
+    story.daemon.kill_now();
+    story.passed(3..=26);
+    // While it starts again and goes through the day, it is killed at this look at the clock, and at that.
+    let mut starting = 0;
+    for look in 1..=KILLS {
+        story.clock.kills_at_look(look);
+        let status = match story.daemon.start().await {
+            Err(status) => {
+                starting += 1;
+                status
+            }
+            Ok(()) => story.daemon.ends_within(DEADLINE).await.expect("it looks at its clock every second"),
+        };
+        assert_eq!(status.signal(), Some(9), "{}", story.daemon.log());
+    }
+    story.clock.kills_at_look(0);
+    story.daemon.start().await.expect("it serves");
+    let after = story.is_as_documented().await;
+    assert_eq!(after[..before.len()], before, "what was told stays");
+    let schedules = story.schedules().await;
+    story.daemon.kill_now();
+    story.daemon.start().await.expect("it serves");
+    assert_eq!(story.is_as_documented().await, after, "nothing fires again, and nothing is told again");
+    assert_eq!(story.schedules().await, schedules);
+    story.everybody_ends().await;
+    story.is_as_documented().await;
+    let hours: usize = story.documented.iter().map(|documented| documented.fates.len()).sum();
+    assert!((1..KILLS).contains(&starting), "void: {starting} of {KILLS} kills came before it served");
+    let words = format!("{} schedules, {hours} hours, each with one fate", story.documented.len());
+    tell(&format!("a day of absence: {words}; {KILLS} kills, {starting} of them before it served"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_put_back_repeats_nothing_and_one_that_is_put_ahead_is_an_absence() {
+    let mut story = Story::begin().await;
+    story.comes(1).await;
+    story.comes(2).await;
+    let before = story.is_as_documented().await;
+    // An hour back, and then up to where it was: nothing, at each step.
+    for clock in [ZERO + HOUR + 1, ZERO + HOUR - MINUTE, ZERO + 2 * HOUR - 1, ZERO + 2 * HOUR, ZERO + 2 * HOUR + 1] {
+        story.clock.put(clock);
+        story.noxd_looks_at_its_clock().await;
+        assert_eq!(story.is_as_documented().await, before, "at {clock} nothing fires again");
+    }
+    story.comes(3).await;
+    // Back over a restart: noxd knows how far its clock was.
+    let before = story.is_as_documented().await;
+    story.clock.put(ZERO + HOUR + 1);
+    story.daemon.kill_now();
+    story.daemon.start().await.expect("it serves");
+    assert_eq!(story.is_as_documented().await, before, "nothing fires again after a restart");
+    story.comes(4).await;
+    // A day ahead.
+    story.passed(5..=28);
+    story.is_as_documented().await;
+    story.everybody_ends().await;
+    story.is_as_documented().await;
+    // And the clock is put right again: the day that it was ahead by is silent.
+    let before = story.is_as_documented().await;
+    story.clock.put(ZERO + 5 * HOUR);
+    story.noxd_looks_at_its_clock().await;
+    assert_eq!(story.is_as_documented().await, before, "nothing until the clock is where it was");
+    story.comes(29).await;
+}
