@@ -1,10 +1,10 @@
-//! Stories of the clock on the wall: noxd is away for a day, or its clock is put, and every hour of every schedule has one
+//! Stories of the clock on the wall: noxd is away for a day, or its clock is put, and every time of every schedule has one
 //! fate, the documented one (S-SCHED-4, S-SCHED-5, S-SCHED-7).
 //!
 //! There is a schedule for each policy of overlaps, of catching up, for three windows, with executions that end at once
 //! and such that run on.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, os::unix::process::ExitStatusExt as _};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt as _};
 
 use noxd::{
     cli::connect,
@@ -15,46 +15,32 @@ use tokio_stream::StreamExt as _;
 use crate::{
     clock::WallClock,
     daemon::Daemon,
-    fates::{self, Documented, Fate, HOUR, ZERO, hour_of},
+    fates::{self, Documented, Fate, HOUR, MINUTE, ZERO, story_time},
     load,
     support::{DEADLINE, eventually, noop},
     tell,
 };
 
-const MINUTE: i64 = 60;
-
 struct Story {
     daemon: Daemon,
     clock: WallClock,
-    /// What the clock shows at most, so far: hours before that are decided about.
+    /// What the clock shows at most, so far, in seconds of the story: times before that are decided about.
     now: i64,
     documented: Vec<Documented>,
 }
 
 impl Story {
-    /// A noxd at half past zero, with all schedules; their first hour is one.
-    async fn begin() -> Self {
+    /// A noxd half an hour before the first time of these schedules.
+    async fn begin(documented: Vec<Documented>) -> Self {
         let mut daemon = Daemon::new();
         let clock = WallClock::of(&mut daemon);
-        let now = ZERO + HOUR / 2;
-        clock.put(now);
+        let now = HOUR / 2;
+        clock.put(ZERO + now);
         daemon.start().await.expect("it serves");
         let ask =
             v1::Task { action: Some(v1::task::Action::Approval(v1::ApprovalAction::default())), ..noop("ask", &[]) };
         load::create_with(&daemon, "runs-on", vec![ask]).await.expect("stored");
         load::create_with(&daemon, "ends", vec![noop("t", &[])]).await.expect("stored");
-        let mut documented = Vec::new();
-        for overlap in 1..=5 {
-            for catch_up in 1..=3 {
-                for window in [None, Some(6 * HOUR), Some(10 * MINUTE)] {
-                    for runs_on in [true, false] {
-                        let overlap = OverlapPolicy::try_from(overlap).expect("a policy");
-                        let catch_up = CatchUpPolicy::try_from(catch_up).expect("a policy");
-                        documented.push(Documented::new(overlap, catch_up, window, runs_on));
-                    }
-                }
-            }
-        }
         let story = Self { daemon, clock, now, documented };
         for (at, documented) in story.documented.iter().enumerate() {
             story.store(documented, at % 2 == 0).await;
@@ -64,10 +50,11 @@ impl Story {
 
     async fn store(&self, documented: &Documented, by_cron: bool) {
         use v1::schedule::ScheduleType::{Cron, Interval};
-        let every = Some(pbjson_types::Duration { seconds: HOUR, nanos: 0 });
+        let every = Some(pbjson_types::Duration { seconds: documented.every, nanos: 0 });
+        let cron = if documented.every == HOUR { "0 * * * *" } else { "* * * * * *" };
         let schedule = v1::Schedule {
             schedule_type: Some(match by_cron {
-                true => Cron(v1::CronSchedule { expression: "0 * * * *".into() }),
+                true => Cron(v1::CronSchedule { expression: cron.into() }),
                 false => Interval(v1::IntervalSchedule { interval: every }),
             }),
             start_at: Some(pbjson_types::Timestamp { seconds: ZERO + HOUR, nanos: 0 }),
@@ -89,18 +76,40 @@ impl Story {
 
     /// An hour comes in time.
     async fn comes(&mut self, hour: i64) {
-        self.now = ZERO + hour * HOUR + 1;
-        self.clock.put(self.now);
-        self.documented.iter_mut().for_each(|documented| documented.come(&[hour]));
+        self.now = hour * HOUR + 1;
+        self.clock.put(ZERO + self.now);
+        self.documented.iter_mut().for_each(|documented| documented.come(&[hour * HOUR]));
         self.is_as_documented().await;
     }
 
-    /// Hours that noxd was away in, or that the clock jumped over.
-    fn passed(&mut self, hours: RangeInclusive<i64>) {
-        self.now = ZERO + hours.end() * HOUR + HOUR / 2;
-        self.clock.put(self.now);
-        let hours: Vec<i64> = hours.collect();
-        self.documented.iter_mut().for_each(|documented| documented.was_away(&hours, self.now));
+    /// Until then noxd was away, or the clock jumped over the time.
+    fn passes(&mut self, until: i64) {
+        self.clock.put(ZERO + until);
+        for documented in &mut self.documented {
+            documented.was_away(&documented.times(self.now, until), until);
+        }
+        self.now = until;
+    }
+
+    /// noxd starts and goes through the times, and is killed at its first look at the clock, at its second, and so on.
+    /// Gives how often that was before it served.
+    async fn is_killed_at_each_look(&mut self, kills: i64) -> i64 {
+        let mut starting = 0;
+        for look in 1..=kills {
+            self.clock.kills_at_look(look);
+            let status = match self.daemon.start().await {
+                Err(status) => {
+                    starting += 1;
+                    status
+                }
+                Ok(()) => self.daemon.ends_within(DEADLINE).await.expect("it looks at its clock every second"),
+            };
+            assert_eq!(status.signal(), Some(9), "{}", self.daemon.log());
+        }
+        self.clock.kills_at_look(0);
+        self.daemon.start().await.expect("it serves");
+        assert!((1..kills).contains(&starting), "void: {starting} of {kills} kills came before it served");
+        starting
     }
 
     async fn schedules(&self) -> BTreeMap<String, v1::ScheduledWorkflow> {
@@ -170,24 +179,27 @@ impl Story {
         let times: Vec<(i64, i32)> =
             events.iter().filter_map(|event| event.time.as_ref()).map(|at| (at.seconds, at.nanos)).collect();
         assert!(times.is_sorted(), "noxd's wall clock never goes back");
-        let told = fates::told(&events);
+        let every = self.documented.iter().map(|one| (one.name(), one.every)).collect();
+        let told = fates::told(&events, &every);
         let schedules = self.schedules().await;
         let mut fired: BTreeMap<(String, i64), String> = BTreeMap::new();
         for documented in &self.documented {
-            let (name, id) = (documented.name(), documented.name());
-            assert_eq!(told[&id].fates, documented.fates, "{name}: what was told, and what is documented");
-            let schedule = &schedules[&id];
-            assert_eq!(count(schedule), expected[&id], "{name}: the counters");
-            let waiting = schedule.buffered.iter().map(|time| hour_of(Some(time)));
+            let name = documented.name();
+            let differ = told[&name].fates.iter().zip(&documented.fates).find(|(told, documented)| told != documented);
+            assert_eq!(differ, None, "{name}: what was told, and what is documented");
+            assert_eq!(told[&name].fates.len(), documented.fates.len(), "{name}: every time has a fate");
+            let schedule = &schedules[&name];
+            assert_eq!(count(schedule), expected[&name], "{name}: the counters");
+            let waiting = schedule.buffered.iter().map(|time| story_time(Some(time)));
             let wait = |fates: &fates::Fates| fates.clone().into_iter().filter(|(_, fate)| *fate == Fate::Waiting);
-            assert!(waiting.eq(wait(&documented.fates).map(|(hour, _)| hour)), "{name}: which wait");
-            let next = (self.now - ZERO).div_euclid(HOUR) + 1;
-            assert_eq!(hour_of(schedule.next_execution.as_ref()), next, "{name}: the next hour");
-            fired.extend(told[&id].executions.iter().map(|(hour, execution)| ((id.clone(), *hour), execution.clone())));
+            assert!(waiting.eq(wait(&documented.fates).map(|(time, _)| time)), "{name}: which wait");
+            let next = (self.now / documented.every + 1) * documented.every;
+            assert_eq!(story_time(schedule.next_execution.as_ref()), next, "{name}: the next time");
+            fired.extend(told[&name].executions.iter().map(|(at, execution)| ((name.clone(), *at), execution.clone())));
         }
         let mut started: BTreeMap<(String, i64), String> = BTreeMap::new();
         for execution in self.executions().await {
-            let of = (execution.schedule_id.clone(), hour_of(execution.scheduled_for.as_ref()));
+            let of = (execution.schedule_id.clone(), story_time(execution.scheduled_for.as_ref()));
             let before = started.insert(of, execution.id.clone());
             assert_eq!(before, None, "S-SCHED-5: {execution:?} is for a time that has an execution");
         }
@@ -224,30 +236,33 @@ fn is_of_schedule(kind: &Kind) -> bool {
     of_time || matches!(kind, Kind::ScheduleMissed(_))
 }
 
+/// A schedule of every policy.
+fn of_every_policy(every: i64, windows: &[Option<i64>], runs_on: &[bool]) -> Vec<Documented> {
+    let mut all = Vec::new();
+    for overlap in (1..=5).map(|number| OverlapPolicy::try_from(number).expect("a policy")) {
+        for catch_up in (1..=3).map(|number| CatchUpPolicy::try_from(number).expect("a policy")) {
+            for window in windows {
+                all.extend(runs_on.iter().map(|runs_on| Documented::new(every, overlap, catch_up, *window, *runs_on)));
+            }
+        }
+    }
+    all
+}
+
+fn of_each_hour() -> Vec<Documented> {
+    of_every_policy(HOUR, &[None, Some(6 * HOUR), Some(10 * MINUTE)], &[true, false])
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_day_of_absence_and_kills_at_every_look_at_the_clock_give_each_hour_its_one_documented_fate() {
+async fn a_day_of_absence_and_kills_at_each_look_at_the_clock_give_each_hour_its_one_documented_fate() {
     const KILLS: i64 = 20;
-    let mut story = Story::begin().await;
+    let mut story = Story::begin(of_each_hour()).await;
     story.comes(1).await;
     story.comes(2).await;
     let before = story.is_as_documented().await;
     story.daemon.kill_now();
-    story.passed(3..=26);
-    // While it starts again and goes through the day, it is killed at this look at the clock, and at that.
-    let mut starting = 0;
-    for look in 1..=KILLS {
-        story.clock.kills_at_look(look);
-        let status = match story.daemon.start().await {
-            Err(status) => {
-                starting += 1;
-                status
-            }
-            Ok(()) => story.daemon.ends_within(DEADLINE).await.expect("it looks at its clock every second"),
-        };
-        assert_eq!(status.signal(), Some(9), "{}", story.daemon.log());
-    }
-    story.clock.kills_at_look(0);
-    story.daemon.start().await.expect("it serves");
+    story.passes(26 * HOUR + HOUR / 2);
+    let starting = story.is_killed_at_each_look(KILLS).await;
     let after = story.is_as_documented().await;
     assert_eq!(after[..before.len()], before, "what was told stays");
     let schedules = story.schedules().await;
@@ -258,22 +273,38 @@ async fn a_day_of_absence_and_kills_at_every_look_at_the_clock_give_each_hour_it
     story.everybody_ends().await;
     story.is_as_documented().await;
     let hours: usize = story.documented.iter().map(|documented| documented.fates.len()).sum();
-    assert!((1..KILLS).contains(&starting), "void: {starting} of {KILLS} kills came before it served");
     let words = format!("{} schedules, {hours} hours, each with one fate", story.documented.len());
     tell(&format!("a day of absence: {words}; {KILLS} kills, {starting} of them before it served"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_of_seconds_that_were_missed_is_gone_through_in_pieces_over_kills() {
+    // As above; a day of one of these is some 340 pieces, and all of them take several batches.
+    const KILLS: i64 = 16;
+    let mut story = Story::begin(of_every_policy(1, &[None], &[false])).await;
+    story.daemon.kill_now();
+    story.passes(25 * HOUR + HOUR / 2);
+    let starting = story.is_killed_at_each_look(KILLS).await;
+    let after = story.is_as_documented().await;
+    story.daemon.kill_now();
+    story.daemon.start().await.expect("it serves");
+    assert_eq!(story.is_as_documented().await, after, "nothing fires again, and nothing is told again");
+    let times: usize = story.documented.iter().map(|documented| documented.fates.len()).sum();
+    let words = format!("{} schedules, {times} seconds, told in {} events", story.documented.len(), after.len());
+    tell(&format!("a day of seconds: {words}; {KILLS} kills, {starting} of them before it served"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_is_put_back_repeats_nothing_and_one_that_is_put_ahead_is_an_absence() {
-    let mut story = Story::begin().await;
+    let mut story = Story::begin(of_each_hour()).await;
     story.comes(1).await;
     story.comes(2).await;
     let before = story.is_as_documented().await;
     // An hour back, and then up to where it was: nothing, at each step.
-    for clock in [ZERO + HOUR + 1, ZERO + HOUR - MINUTE, ZERO + 2 * HOUR - 1, ZERO + 2 * HOUR, ZERO + 2 * HOUR + 1] {
-        story.clock.put(clock);
+    for clock in [HOUR + 1, HOUR - MINUTE, 2 * HOUR - 1, 2 * HOUR, 2 * HOUR + 1] {
+        story.clock.put(ZERO + clock);
         story.noxd_looks_at_its_clock().await;
-        assert_eq!(story.is_as_documented().await, before, "at {clock} nothing fires again");
+        assert_eq!(story.is_as_documented().await, before, "at {clock} s nothing fires again");
     }
     story.comes(3).await;
     // Back over a restart: noxd knows how far its clock was.
@@ -284,7 +315,7 @@ async fn a_clock_that_is_put_back_repeats_nothing_and_one_that_is_put_ahead_is_a
     assert_eq!(story.is_as_documented().await, before, "nothing fires again after a restart");
     story.comes(4).await;
     // A day ahead.
-    story.passed(5..=28);
+    story.passes(28 * HOUR + HOUR / 2);
     story.is_as_documented().await;
     story.everybody_ends().await;
     story.is_as_documented().await;
