@@ -40,6 +40,10 @@ test:
 sim:
     .ci/run sim
 
+# Each fuzz target for a while.
+fuzz:
+    .ci/run fuzz
+
 # Bugs made on purpose, each of which the simulation must find; an hour where the build is cold.
 bugs:
     .ci/bugs

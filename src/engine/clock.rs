@@ -1,5 +1,7 @@
 //! The clocks: the one place of the engine that reads them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::machine::ids::{Elapsed, Tick, Timestamp};
 
 /// Gives the time. The simulation has another one.
@@ -33,11 +35,19 @@ impl Clock for SystemClock {
     }
 }
 
-/// The wall clock in microseconds since the Unix epoch.
+/// The wall clock in microseconds since the Unix epoch. It is asked through the C library, so that a test can put it.
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads clocks")]
 pub fn wall_now() -> Timestamp {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    Timestamp(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000)
+    timestamp(SystemTime::now())
+}
+
+/// A clock may show any time: before 1970 it is negative.
+fn timestamp(time: SystemTime) -> Timestamp {
+    let (since, sign) = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => (since, 1),
+        Err(before) => (before.duration(), -1),
+    };
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX) * sign)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads clocks")]
@@ -48,7 +58,16 @@ fn boot_micros() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_clock_that_shows_a_time_before_1970_is_read() {
+        let second = Duration::from_secs(1);
+        assert_eq!(timestamp(UNIX_EPOCH - second), Timestamp(-1_000_000));
+        assert_eq!(timestamp(UNIX_EPOCH + second / 2), Timestamp(500_000));
+    }
 
     #[test]
     fn noxds_own_clock_goes_on_from_where_it_was() {

@@ -7,7 +7,7 @@
 
 use super::{
     filter::{FILTERS, TESTS},
-    lexer::{Path, Piece, ROOTS, Scan, Token, paths, pieces},
+    lexer::{Path, Piece, ROOTS, Scan, Token, paths, pieces, without_texts},
     scope,
 };
 
@@ -87,8 +87,14 @@ fn check(expression: &str, inputs: &[&str]) -> Result<Vec<String>, String> {
     if Scan::new(expression).take(MAX_TOKENS + 1).count() > MAX_TOKENS {
         return Err(format!("the expression is too long: it has more than {MAX_TOKENS} words and signs"));
     }
+    check_signs(expression)?;
     let environment = scope::environment(0);
     let compiled = environment.compile_expression(expression).map_err(|error| scope::fault(&error))?;
+    // What minijinja 3.1 cannot read right behind a text, it takes for the end of the expression: of `'a' § …` it sees
+    // `'a'`. Behind a number it says so.
+    let numbers = without_texts(expression)
+        .map_err(|text| format!("the text `{}` stands right behind another; write `~` to join them", shown(text)))?;
+    environment.compile_expression(&numbers).map_err(|error| scope::fault(&error))?;
     let paths = paths(expression);
     if paths.len() > MAX_PATHS {
         return Err(format!("the expression looks up {} values; at most {MAX_PATHS} are allowed", paths.len()));
@@ -103,6 +109,26 @@ fn check(expression: &str, inputs: &[&str]) -> Result<Vec<String>, String> {
         None => Ok(tasks),
         Some(name) => Err(format!("`{name}` is not known here; use `tasks.<id>`, `inputs.<name>` or `execution`")),
     }
+}
+
+fn shown(text: &str) -> String {
+    const SHOWN: usize = 40;
+    text.chars().take(SHOWN).collect()
+}
+
+/// Signs of other languages, with the words that are meant.
+fn check_signs(expression: &str) -> Result<(), String> {
+    let mut scan = Scan::new(expression);
+    while let Some(token) = scan.next() {
+        let (sign, word) = match (token, scan.peek()) {
+            (Token::Other('&'), Some(Token::Other('&'))) => ("&&", "and"),
+            (Token::Other('|'), Some(Token::Other('|'))) => ("||", "or"),
+            (Token::Other('!'), next) if next != Some(Token::Other('=')) => ("!", "not"),
+            _ => continue,
+        };
+        return Err(format!("`{sign}` is not known here; write `{word}`"));
+    }
+    Ok(())
 }
 
 /// The task that a path reads, if it reads one.
@@ -310,6 +336,41 @@ mod tests {
         assert!(check_field("{{- inputs.x }}", &["x"]).expect_err("cuts").contains("nothing around"));
         assert!(check_field(&"{{ 1 }}".repeat(1_001), &[]).expect_err("many").contains("1000"));
         for good in ["inputs.x is not none", "inputs.x | default('a') | trim != 'b'", "inputs.x[0] == -1.5"] {
+            assert_eq!(check_expression(good, &["x"]), Ok(vec![]), "{good}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_expression_is_passed_over() {
+        // S-COND-3
+        for (rest, words) in [
+            ("&& inputs.x == 'b'", "`&&` is not known here; write `and`"),
+            ("|| inputs.x == 'b'", "`||` is not known here; write `or`"),
+            ("and ! inputs.x", "`!` is not known here; write `not`"),
+            ("\u{a7} 'b'", "unexpected character"),
+            ("\u{fffd}\u{fffd}' ,\u{fffd}'}", "unexpected"),
+            ("& inputs.x == 'b'", "unexpected character"),
+            ("? inputs.x", "unexpected character"),
+            ("; false", "unexpected character"),
+            ("\u{a0}", "unexpected character"),
+            ("1_", "'_' may not occur at end of number"),
+            ("0b2", "invalid integer"),
+            ("'b'", "the text `b` stands right behind another; write `~` to join them"),
+            ("'\\uZZZZ'", "stands right behind another"),
+            ("'b", "the text `b` stands right behind another"),
+        ] {
+            // minijinja passes over it behind a text.
+            for start in ["inputs.x == 'a'", "inputs.x in 'a'", "not 1 in \"a\""] {
+                let expression = format!("{start} {rest}");
+                let fault = check_expression(&expression, &["x"]).expect_err(&expression);
+                assert!(fault.contains(words), "{expression}: {fault}");
+            }
+            let behind_a_number = format!("inputs.x == 1 {rest}");
+            check_expression(&behind_a_number, &["x"]).expect_err(&behind_a_number);
+        }
+        for good in
+            ["inputs.x != 'a'", "'a' ~ 'b' == inputs.x", "inputs.x in ['a', 'b']", "'a'[0] == '\\'' and 'b' < 'c'"]
+        {
             assert_eq!(check_expression(good, &["x"]), Ok(vec![]), "{good}");
         }
     }

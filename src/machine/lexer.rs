@@ -87,6 +87,28 @@ impl<'a> Iterator for Scan<'a> {
     }
 }
 
+/// An expression with a number in the place of each text. `Err` has a text that stands right behind another.
+pub fn without_texts(expression: &str) -> Result<String, &str> {
+    let (mut scan, mut done, mut is_behind_text) = (Scan::new(expression), String::new(), false);
+    loop {
+        let rest = &expression[scan.at..];
+        let token = scan.next();
+        match token {
+            Some(Token::Text(text)) if is_behind_text => return Err(text),
+            Some(Token::Text(_)) => {
+                done.push_str(&rest[..rest.len() - rest.trim_start().len()]);
+                done.push_str(" 0 ");
+            }
+            Some(_) => done.push_str(&rest[..rest.len() - (expression.len() - scan.at)]),
+            None => {
+                done.push_str(rest);
+                return Ok(done);
+            }
+        }
+        is_behind_text = matches!(token, Some(Token::Text(_)));
+    }
+}
+
 /// A piece of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Piece<'a> {

@@ -25,4 +25,16 @@ impl Chance {
     pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())].clone()
     }
+
+    /// Changes bytes in one place: cut, put in, turned over, a piece that means something, or the end of another.
+    pub fn mutate(&mut self, input: &mut Vec<u8>, other: &[u8], pieces: &[&str]) {
+        let at = self.below(input.len() + 1);
+        match self.below(5) {
+            0 => input.truncate(at),
+            1 => input.insert(at, self.draw() as u8),
+            2 if at < input.len() => input[at] ^= 1 << self.below(8),
+            3 => drop(input.splice(at..at, self.pick(pieces).bytes())),
+            _ => input.extend_from_slice(&other[self.below(other.len() + 1)..]),
+        }
+    }
 }

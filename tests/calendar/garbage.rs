@@ -25,7 +25,7 @@ fn no_input_makes_a_schedule_panic_or_break_its_laws() {
         let mut input = inputs[at % inputs.len()].clone();
         let other = &inputs[chance.below(inputs.len())];
         for _ in 0..=chance.below(4) {
-            mutate(&mut input, other, &mut chance);
+            chance.mutate(&mut input, other, &PIECES);
         }
         holds(&input);
     }
@@ -34,14 +34,3 @@ fn no_input_makes_a_schedule_panic_or_break_its_laws() {
 /// Pieces that mean something.
 const PIECES: [&str; 16] =
     ["*", "/", "-", ",", "?", " ", "\n", "0", "7", "59", "2100", "SUN", "L", "@daily", "TZ=", "99999999999999999999"];
-
-fn mutate(input: &mut Vec<u8>, other: &[u8], chance: &mut Chance) {
-    let at = chance.below(input.len() + 1);
-    match chance.below(5) {
-        0 => input.truncate(at),
-        1 => input.insert(at, chance.draw() as u8),
-        2 if at < input.len() => input[at] ^= 1 << chance.below(8),
-        3 => drop(input.splice(at..at, chance.pick(&PIECES).bytes())),
-        _ => input.extend_from_slice(&other[chance.below(other.len() + 1)..]),
-    }
-}

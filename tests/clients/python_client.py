@@ -83,7 +83,8 @@ class Fault:
     """What an `RpcError` says: the code, the stable reason to branch on, and each faulty field with its own reason."""
 
     def __init__(self, error):
-        self.code, self.message, self.reason, self.metadata, self.fields = error.code(), error.details(), None, {}, []
+        self.code, self.message, self.reason, self.metadata = error.code(), error.details(), None, {}
+        self.fields, self.descriptions = [], []
         status = rpc_status.from_call(error)
         for detail in status.details if status else []:
             info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
@@ -92,6 +93,7 @@ class Fault:
                 self.reason, self.metadata = info.reason, dict(info.metadata)
             elif detail.Unpack(bad):
                 self.fields = [(v.field, v.reason) for v in bad.field_violations]
+                self.descriptions = [v.description for v in bad.field_violations]
 
 
 def word(message, field="status"):
@@ -207,6 +209,18 @@ class Stories:
             if event.WhichOneof("kind") == kind and event.task_id == task:
                 return event
         self.fail(f"the execution ended without {kind} {task}")
+
+    def event_of_schedule(self, kind, schedule):
+        """Waits for an event of a schedule and returns what it says."""
+        stream = self.nox.ExecutionService.WatchEvents(after_revision=0)
+        try:
+            for message in stream:
+                if message.event.WhichOneof("kind") == kind:
+                    event = getattr(message.event, kind)
+                    if event.schedule_id == schedule:
+                        return event
+        finally:
+            stream.cancel()
 
     def refused(self, code, reason, call, **fields):
         with self.assertRaises(grpc.RpcError) as raised:
@@ -409,6 +423,94 @@ class Stories:
         open_gate()
         self.until(execution, "execution_completed")
         self.assertEqual(agents.SetConcurrencyLimit(agent_id=agent).limit.limit, 0)
+
+    def test_a_template_is_stored_and_made_into_a_workflow_that_runs(self):
+        templates, name = self.nox.TemplateService, "t-" + uuid.uuid4().hex
+        say = command("say", "echo", "{{greeting}} {{ inputs.who }}", title="To {{greeting}}")
+        bye = {"id": "bye", "dependencies": ["say"], "when": "inputs.who == {{greeting}}", "noop": {}}
+        template = {
+            "id": name, "tasks": [say, bye], "inputs": [{"name": "who", "default_value": "{{times}}"}],
+            "parameters": [{"name": "greeting", "required": True, "description": "What is said"},
+                           {"name": "times", "parameter_type": "PARAMETER_TYPE_INTEGER", "default_value": 3,
+                            "validation_regex": "[1-9]"}]}
+        # A placeholder for no parameter, twice: both are told, and nothing is stored.
+        template["inputs"][0]["default_value"], bye["id"] = "x{{time}}", "{{byee}}"
+        fault = self.refused("INVALID_ARGUMENT", None, templates.CreateTemplate, template=template)
+        self.assertEqual({f for f, _ in fault.fields}, {"inputs[0].default_value", "tasks[1].id"})
+        self.refused("NOT_FOUND", "TEMPLATE_NOT_FOUND", templates.GetTemplate, template_id=name)
+        template["inputs"][0]["default_value"], bye["id"] = "x{{times}}", "bye"
+        stored = templates.CreateTemplate(template=template).template
+        self.assertEqual((stored.id, stored.version, len(stored.parameters)), (name, 1, 2))
+        self.refused("ALREADY_EXISTS", "ALREADY_EXISTS", templates.CreateTemplate, template=template)
+        # All faults of the values at once, and nothing is made.
+        fault = self.refused("INVALID_ARGUMENT", "MISSING_TEMPLATE_PARAMETER", templates.InstantiateTemplate,
+                             template_id=name, parameters={"times": "many", "greting": "hi"}, execute=True)
+        self.assertEqual(fault.fields, [("parameters.greeting", "MISSING_TEMPLATE_PARAMETER"),
+                                        ("parameters.times", "INVALID_VALUE"), ("parameters.greting", "INVALID_VALUE")])
+        self.assertIn("did you mean `greeting`?", fault.descriptions[2])
+        # Alone it shows the tasks; what would be a placeholder in a value is text.
+        hostile = "{{ inputs.who }}' or true"
+        shown = templates.InstantiateTemplate(template_id=name, parameters={"greeting": hostile})
+        self.assertEqual([t.id for t in shown.tasks], ["say", "bye"])
+        self.assertFalse(shown.HasField("workflow") or shown.HasField("execution"))
+        made = templates.InstantiateTemplate(
+            template_id=name, parameters={"greeting": hostile}, execute=True, inputs={"who": "ann"}, wait="30s")
+        self.assertEqual(made.execution.workflow_id, made.workflow.id)
+        self.assertEqual((made.workflow.template.template_id, made.workflow.template.version), (name, 1))
+        self.until(made.execution, "execution_completed")
+        say, bye = self.get(made.execution).tasks
+        self.assertEqual((say.output.string_value, word(bye)), (hostile + " ann", "SKIPPED"))
+        templates.DeleteTemplate(template_id=name)
+        self.assertEqual(self.nox.WorkflowService.GetWorkflow(workflow_id=made.workflow.id).workflow.template.template_id,
+                         name)
+
+    def test_a_schedule_fires_is_paused_triggered_and_told_its_faults(self):
+        schedules, name = self.nox.ScheduleService, "s-" + uuid.uuid4().hex
+        workflow = self.create({"id": "t", "noop": {}})
+        # Every fault at once, each with its column.
+        wrong = {"cron": {"expression": "60 22-2 * * *"}, "timezone": "Europe/Berln"}
+        for call, fields in [(schedules.PreviewSchedule, {"schedule": wrong}),
+                             (schedules.CreateSchedule,
+                              {"schedule": {"id": name, "workflow_id": workflow.id, "schedule": wrong}})]:
+            fault = self.refused("INVALID_ARGUMENT", "INVALID_CRON_EXPRESSION", call, **fields)
+            self.assertEqual([f.split(".")[-1] for f, _ in fault.fields], ["expression", "expression", "timezone"])
+            self.assertEqual([d.split(":")[0] for d in fault.descriptions[:2]], ["column 1", "column 4"])
+            self.assertIn("Europe/Berlin", fault.descriptions[2])
+        self.refused("NOT_FOUND", "SCHEDULE_NOT_FOUND", schedules.GetSchedule, schedule_id=name)
+        # A night on which clocks go back.
+        nightly = {"cron": {"expression": "30 2 * * *"}, "timezone": "Europe/Berlin"}
+        preview = schedules.PreviewSchedule(schedule=nightly, **{"from": "2026-10-24T00:00:00Z"}, count=3)
+        self.assertEqual([(f.utc_offset, f.note) for f in preview.firings],
+                         [("+02:00", ""), ("+02:00", "first pass"), ("+01:00", "")])
+        # One by the clock, which is hours away, and one of each second.
+        stored = schedules.CreateSchedule(
+            schedule={"id": name, "workflow_id": workflow.id, "schedule": nightly, "labels": {"by": "python"}}).schedule
+        self.assertEqual((stored.enabled, stored.version, stored.execution_count), (True, 1, 0))
+        first = schedules.PreviewSchedule(schedule=nightly, count=1).firings[0]
+        self.assertEqual(stored.next_execution, first.time)
+        every = {"id": name + ".every", "workflow_id": workflow.id, "schedule": {"interval": {"interval": "1s"}}}
+        begun = schedules.CreateSchedule(schedule=every, request_id=name).schedule
+        self.assertEqual(schedules.CreateSchedule(schedule=every, request_id=name).schedule.created_at, begun.created_at)
+        fired = self.event_of_schedule("schedule_fired", every["id"])
+        execution = self.nox.ExecutionService.GetExecution(execution_id=fired.execution_id).execution
+        self.assertEqual((execution.schedule_id, execution.scheduled_for, word(execution, "trigger")),
+                         (every["id"], fired.time, "SCHEDULE"))
+        # A pause: nothing fires, but for who asks.
+        paused = schedules.PauseSchedule(schedule_id=every["id"], note="holiday").schedule
+        self.assertEqual((paused.enabled, paused.note, paused.HasField("next_execution")), (False, "holiday", False))
+        triggered = schedules.TriggerSchedule(schedule_id=every["id"], request_id=name + "now").execution
+        self.assertEqual(schedules.TriggerSchedule(schedule_id=every["id"], request_id=name + "now").execution.id,
+                         triggered.id)
+        self.assertFalse(triggered.HasField("scheduled_for"))
+        self.until(triggered, "execution_completed")
+        still = schedules.GetSchedule(schedule_id=every["id"]).schedule
+        self.assertEqual(still.execution_count, paused.execution_count + 1)
+        resumed = schedules.ResumeSchedule(schedule_id=every["id"]).schedule
+        self.assertGreater(resumed.next_execution.ToNanoseconds(), fired.time.ToNanoseconds())
+        self.assertEqual({s.id for s in schedules.ListSchedules(workflow_id=workflow.id).schedules}, {name, every["id"]})
+        for schedule in (name, every["id"]):
+            schedules.DeleteSchedule(schedule_id=schedule)
+        self.refused("NOT_FOUND", "SCHEDULE_NOT_FOUND", schedules.TriggerSchedule, schedule_id=name)
 
     def test_a_pause_survives_sigkill(self):
         with tempfile.TemporaryDirectory(prefix="noxd-") as directory:

@@ -11,13 +11,16 @@ mod abuse;
 mod abuses;
 mod bombs;
 mod calls;
+mod clock;
 mod daemon;
 mod damage;
 mod doctor;
+mod fates;
 mod frames;
 mod kill;
 mod lifecycle;
 mod load;
+mod schedules;
 mod space;
 #[path = "../stories/support.rs"]
 #[expect(dead_code, reason = "its Noxd tells the other stories; of it the small things are used here")]
