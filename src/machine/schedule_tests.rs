@@ -250,6 +250,17 @@ fn cancel_other_cancels_what_runs_once_and_never_has_two_at_once() {
 }
 
 #[test]
+fn with_cancel_other_a_time_that_waited_is_not_started_beside_a_later_one() {
+    // S-SCHED-4: the end and the later time come at once. Found by the simulation, seed 116.
+    let mut story = Story::of(ScheduleSpec { overlap: OverlapPolicy::CancelOther, ..every(HOUR) });
+    (1..=2).for_each(|hour| story.after(hour * HOUR));
+    story.now.wall = Timestamp(BEGIN + 3 * HOUR);
+    story.end_one();
+    assert_eq!(story.course(), "fired 1h, buffered 2h, dropped 2h, fired 3h");
+    story.check();
+}
+
+#[test]
 fn what_waits_is_bounded() {
     // S-SCHED-4
     let mut story = Story::of(ScheduleSpec { overlap: OverlapPolicy::BufferAll, ..every(MINUTE) });

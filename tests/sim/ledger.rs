@@ -26,6 +26,7 @@ use serde_json::Value;
 
 use crate::{
     coverage::Coverage,
+    firings::Schedules,
     plan::{Fact, Plan},
 };
 
@@ -36,6 +37,7 @@ pub struct Ledger {
     pub workflows: BTreeMap<WorkflowId, (u64, bool)>,
     /// The same of each template.
     pub templates: BTreeMap<TemplateId, (u64, bool)>,
+    pub schedules: Schedules,
     pub runs: BTreeMap<ExecutionId, Run>,
     pub log: Vec<Arc<Recorded>>,
     pub limit: u32,
@@ -80,6 +82,8 @@ pub struct Run {
     pub go: bool,
     pub percent: f64,
     pub was_paused: bool,
+    /// It has ended, and was looked at since.
+    pub is_looked_at: bool,
     /// Its events, followed by the machine's own code.
     pub replayed: Execution,
 }
@@ -208,6 +212,7 @@ impl Ledger {
             plans: BTreeMap::new(),
             workflows: BTreeMap::new(),
             templates: BTreeMap::new(),
+            schedules: Schedules::default(),
             runs: BTreeMap::new(),
             log: Vec::new(),
             limit,
@@ -275,6 +280,7 @@ impl Ledger {
                 "an approval was answered, and its task did not end so",
             );
         }
+        self.follow_announced(recorded);
         match (&recorded.event, recorded.execution) {
             (Event::WorkflowChanged { change, version, record }, None) => {
                 let id = recorded.workflow.clone().expect("a change of a workflow has one");
@@ -298,6 +304,12 @@ impl Ledger {
             }
             (Event::TemplateChanged { template, change, version, record }, None) => {
                 self.follow_template(template, *change, *version, record.as_ref());
+            }
+            (Event::ScheduleChanged { schedule, change, version, record }, None) => {
+                self.follow_schedule(recorded, schedule, change, *version, record.as_ref());
+            }
+            (Event::ScheduleAdvanced { schedule, nominal, outcome, .. }, None) => {
+                self.follow_advance(recorded, schedule, *nominal, outcome);
             }
             (Event::ConcurrencyLimitSet { agent: None, limit }, None) => self.limit = limit.expect("noxd has a limit"),
             (Event::ConcurrencyLimitSet { agent: Some(agent), limit }, None) => {
@@ -466,6 +478,7 @@ impl Ledger {
             go: given["go"] == Value::Bool(true),
             percent: 0.0,
             was_paused: false,
+            is_looked_at: false,
             replayed: replayed.expect("it begins"),
             plan,
         };
