@@ -12,7 +12,7 @@ use noxd::machine::{
 use crate::{
     firings::Schedule,
     ledger::Ledger,
-    timetable::{DAY, MINUTE, Next},
+    timetable::{DAY, MINUTE},
 };
 
 /// S-SCHED-5.
@@ -38,26 +38,23 @@ impl Schedule {
         if pass.was_away == Some(false) {
             return (0, 0);
         }
-        let come = self.times.between(pass.from, now);
+        let count = |until: i64| self.times.count(pass.from, until);
         let jitter = self.spec.times.jitter_micros;
-        let most_late = |at: i64| match self.times.after(at) {
-            Next::At(next) => jitter.min(next - at),
-            _ => jitter,
-        };
-        let surely_late = |at: &&i64| now - **at - most_late(**at) > MINUTE;
-        let maybe_late = |at: &&i64| now - **at > MINUTE;
-        let too_old = |at: &&i64| {
-            self.spec.catch_up_window_micros.is_some_and(|window| now - **at > i64::try_from(window).expect("small"))
-        };
+        // The newest time before this was late: surely, and at most.
+        let late_least = now - MINUTE - 1 - self.times.longest_delay(jitter);
+        let late_most = now - MINUTE - 1;
+        // It was too old.
+        let window = self.spec.catch_up_window_micros.map_or(i64::MAX, |window| i64::try_from(window).expect("small"));
+        let old = now.saturating_sub(window).saturating_sub(1);
+        let come = count(now);
         let by_policy = |come: usize, late: usize| match self.spec.catch_up {
             CatchUp::None => late,
             CatchUp::Last => come.saturating_sub(1),
             CatchUp::All => come.saturating_sub(MADE_UP_AT_MOST),
         };
-        let least = by_policy(come.len().saturating_sub(usize::from(jitter > 0)), come.iter().filter(surely_late).count());
-        let most = by_policy(come.len(), come.iter().filter(maybe_late).count());
-        let old_least = come.iter().filter(too_old).filter(surely_late).count();
-        let old_most = come.iter().filter(too_old).filter(maybe_late).count();
+        let least = by_policy(come.saturating_sub(usize::from(jitter > 0)), count(late_least));
+        let most = by_policy(come, count(late_most));
+        let (old_least, old_most) = (count(late_least.min(old)), count(late_most.min(old)));
         let least = if pass.was_away.is_none() { 0 } else { least.max(old_least) };
         (least, most.max(old_most))
     }

@@ -331,7 +331,9 @@ impl Ledger {
         if let Some(id) = recorded.execution {
             self.queue_what_may(id, recorded);
         }
-        self.note_room(recorded.elapsed.0);
+        if changes_room(&recorded.event) {
+            self.note_room(recorded.elapsed.0);
+        }
     }
 
     fn note_room(&mut self, now: u64) {
@@ -753,7 +755,8 @@ impl Ledger {
     pub fn limits(&self, id: ExecutionId, task: usize) -> Vec<(Limit, usize, usize)> {
         let run = &self.runs[&id];
         let spec = run.spec(task);
-        let everywhere = || self.runs.values().flat_map(|run| run.live().map(move |task| run.spec(task)));
+        let alive = || self.runs.values().filter(|run| !run.status.is_terminal());
+        let everywhere = || alive().flat_map(|run| run.live().map(move |task| run.spec(task)));
         let here = || run.live().map(|task| run.spec(task));
         let is_agent = |other: &&TaskSpec| other.agent_id == spec.agent_id;
         let is_group = |other: &&TaskSpec| other.parallel_group == spec.parallel_group;
@@ -908,6 +911,18 @@ impl Ledger {
             _ => self.check(end == expected, format_args!("an attempt of task {task} ended {end:?}, not {expected:?}")),
         }
     }
+}
+
+/// Whether more or fewer attempts live after it, or may.
+fn changes_room(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ExecutionStarted { .. }
+            | Event::ExecutionEnded { .. }
+            | Event::TaskStarted { .. }
+            | Event::TaskEnded { .. }
+            | Event::ConcurrencyLimitSet { .. }
+    )
 }
 
 /// All default and ALL_COMPLETED tasks after a failure that are still PENDING, through their like.

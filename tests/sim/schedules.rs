@@ -181,8 +181,9 @@ fn random_times(now: i64, chance: &mut Chance) -> Spec {
             Kind::Once { execute_at: Timestamp(now + after) }
         }
         1 | 2 => {
-            let spans = [7 * SECOND, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 25 * HOUR];
-            Kind::Interval { interval_micros: chance.pick(&spans) }
+            let spans = [6 * HOUR, HOUR, 10 * MINUTE, 2 * MINUTE, 25 * HOUR, 6 * HOUR];
+            let often = chance.one_in(8);
+            Kind::Interval { interval_micros: if often { 9 * SECOND } else { chance.pick(&spans) } }
         }
         _ => Kind::Cron { expression: chance.pick(&EXPRESSIONS).into() },
     };

@@ -86,6 +86,32 @@ impl Timetable {
         if next <= self.end { Next::At(next) } else { Next::Never }
     }
 
+    /// How many times there are after the first moment until the second.
+    pub fn count(&self, after: i64, until: i64) -> usize {
+        let (after, until) = (after.max(self.start.saturating_sub(1)), until.min(self.end));
+        if until <= after {
+            return 0;
+        }
+        match &self.table {
+            Table::Once(at) => usize::from(*at > after && *at <= until),
+            Table::Every { anchor, interval } => {
+                let until_then = |moment: i64| if moment < *anchor { 0 } else { (moment - anchor) / interval + 1 };
+                (until_then(until) - until_then(after)) as usize
+            }
+            Table::Cron(times, _) => {
+                times.partition_point(|at| *at <= until) - times.partition_point(|at| *at <= after)
+            }
+        }
+    }
+
+    /// The longest delay of a time: it is due before the next one.
+    pub fn longest_delay(&self, jitter: i64) -> i64 {
+        match self.table {
+            Table::Every { interval, .. } => jitter.min(interval),
+            _ => jitter,
+        }
+    }
+
     /// All times after the first moment until the second.
     pub fn between(&self, after: i64, until: i64) -> Vec<i64> {
         let mut times = Vec::new();
