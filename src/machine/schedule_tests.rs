@@ -620,6 +620,23 @@ fn runs_end_as_often_as_was_said() {
 }
 
 #[test]
+fn runs_that_an_update_takes_back_are_not_started_by_times_that_wait() {
+    // S-SCHED-1: found by the simulation, seed 1462.
+    let mut story = Story::of(ScheduleSpec { overlap: OverlapPolicy::BufferAll, ..every(HOUR) });
+    (1..=4).for_each(|hour| story.after(hour * HOUR));
+    let spec = Arc::clone(&story.record().spec);
+    story
+        .tell(Command::UpdateSchedule { spec, enabled: None, runs: Runs::Left(Some(1)), etag: None })
+        .expect("changed");
+    story.end_one();
+    story.end_one();
+    assert_eq!(story.course(), "fired 1h, buffered 2h, buffered 3h, buffered 4h, released 2h, dropped 3h, dropped 4h");
+    let course = &story.record().course;
+    assert_eq!((course.remaining_runs, course.fired, course.skipped), (Some(0), 2, 2));
+    story.check();
+}
+
+#[test]
 fn a_schedule_is_changed_by_who_read_it_last_and_refused_with_its_faults() {
     // S-SCHED-1, S-SCHED-6
     let mut story = Story::of(every(HOUR));

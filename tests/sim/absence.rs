@@ -80,7 +80,8 @@ impl Ledger {
         pass.at = now;
         if let Outcome::Missed { first, count, .. } = outcome {
             let times = schedule.times.between(schedule.last, nominal);
-            let same = times.len() as u64 == *count && times.first() == Some(&first.0) && times.last() == Some(&nominal);
+            let same =
+                times.len() as u64 == *count && times.first() == Some(&first.0) && times.last() == Some(&nominal);
             self.check(same, format_args!("S-SCHED-5: {count} misses from {first:?} to {nominal} are {times:?}"));
             self.check(pass.met == 0, "S-SCHED-5: a miss after what was made up");
             pass.missed += times.len();

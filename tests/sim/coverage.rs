@@ -69,7 +69,7 @@ const EVENTS: [&str; 27] = [
 ];
 
 /// What becomes of the times of schedules.
-const FATES: [&str; 16] = [
+const FATES: [&str; 24] = [
     "a time fires",
     "a time fires that waited",
     "a call fires",
@@ -86,6 +86,14 @@ const FATES: [&str; 16] = [
     "times come after a clock that steps ahead a day",
     "times come after a machine that slept",
     "times come after a full disk",
+    "a time comes after a clock that was put back",
+    "a time is skipped: has not ended",
+    "a time is skipped: waits already",
+    "a time is skipped: a later time has come",
+    "a time is skipped: does not exist",
+    "a time is skipped: DRAFT",
+    "a time is skipped: go",
+    "a time is skipped: no runs are left",
 ];
 
 /// S-SCHED-4, S-SCHED-5: each pair of policies over a day, and each fate of a time.

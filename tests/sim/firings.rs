@@ -23,6 +23,10 @@ use crate::{
 /// S-SCHED-4.
 const MOST_WAITING: usize = 100;
 
+/// Words of the reasons for which a time is skipped.
+const REASONS: [&str; 7] =
+    ["has not ended", "waits already", "a later time has come", "does not exist", "DRAFT", "go", "no runs are left"];
+
 /// What is known of schedules.
 #[derive(Default)]
 pub struct Schedules {
@@ -34,6 +38,8 @@ pub struct Schedules {
     pub clock: i64,
     /// The clock of the machine stands before that, and nothing was left to do.
     pub stands_behind: bool,
+    /// It stood there, and no time has come since.
+    pub stood_behind: bool,
     /// Why times may come late.
     pub absence: Option<&'static str>,
     /// Not everything that was due had room in the last batch.
@@ -265,7 +271,10 @@ impl Ledger {
                 _ => true,
             };
             let within = due == nominal || nominal < due && due < nominal + jitter;
-            self.check(within && before_next, format_args!("S-SCHED-1: {nominal} with jitter {jitter} is due at {due}"));
+            self.check(
+                within && before_next,
+                format_args!("S-SCHED-1: {nominal} with jitter {jitter} is due at {due}"),
+            );
             let schedule = self.schedules.known.get_mut(id).expect("it is there");
             let known = *schedule.dues.entry(nominal).or_insert(due);
             self.check(known == due, format_args!("S-SCHED-1: {nominal} was due at {known}, and is at {due}"));
@@ -320,7 +329,15 @@ impl Ledger {
             }
             _ => schedule.last = nominal.0,
         }
-        schedule.is_catching_up = matches!(outcome, Outcome::Missed { more: true, .. });
+        match outcome {
+            Outcome::Missed { more, .. } => schedule.is_catching_up = *more,
+            Outcome::Buffered
+            | Outcome::Fired { cause: Cause::Time, .. }
+            | Outcome::Skipped { cause: Cause::Time, .. } => {
+                schedule.is_catching_up = false;
+            }
+            _ => {}
+        }
         if let Event::ScheduleAdvanced { next, .. } = &recorded.event {
             self.upcoming(id, *next);
         }
@@ -350,6 +367,7 @@ impl Ledger {
         self.check(schedule.enabled && !self.held && !self.draining, "S-SCHED-6: a time of what does not fire");
         self.check(!schedule.is_spent(), "S-SCHED-1: all of its runs are used up");
         self.check(!self.schedules.stands_behind, "S-SCHED-5: something fired while the clock stood behind");
+        let stood_behind = self.schedules.stood_behind;
         let is_due = schedule.next.is_some_and(|next| next.due.0 <= now);
         self.check(is_due, "S-SCHED-1: it is not due yet");
         let first = match outcome {
@@ -360,6 +378,10 @@ impl Ledger {
         let words = format_args!("S-SCHED-5: {first} of `{id}` was decided about, and {next:?} is next");
         self.check(next == Next::At(first), words);
         self.in_order(id, now);
+        if stood_behind {
+            self.schedules.stood_behind = false;
+            self.coverage.reached("a time comes after a clock that was put back");
+        }
         self.follow_absence(id, nominal, outcome, now);
         if matches!(outcome, Outcome::Missed { .. }) {
             return;
@@ -438,11 +460,17 @@ impl Ledger {
             Outcome::Fired { cause: Cause::Backfill, .. } => self.fail("nobody here makes up times"),
             Outcome::Buffered => "a time waits",
             Outcome::Skipped { cause: Cause::Time, reason } if reason.contains("100 times wait") => "a full buffer",
-    
+            Outcome::Skipped { cause: Cause::Release, .. } => "a time that waited is skipped",
+            Outcome::Skipped { .. } => "a time is skipped",
             Outcome::Missed { more: false, .. } => "times are missed",
             Outcome::Missed { more: true, .. } => "times are missed in several steps",
         };
         self.coverage.reached(what);
+        if let Outcome::Skipped { reason, .. } = outcome
+            && let Some(words) = REASONS.into_iter().find(|words| reason.contains(words))
+        {
+            self.coverage.reached(&format!("a time is skipped: {words}"));
+        }
         if self.schedules.known[id].remaining == Some(0) {
             self.coverage.reached("the last run");
         }

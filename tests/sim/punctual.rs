@@ -44,6 +44,7 @@ impl Ledger {
         schedules.stands_behind = tick.wall.0 < newest && !has_left;
         if schedules.stands_behind && schedules.known.values().any(|schedule| schedule.next.is_some()) {
             self.coverage.reached("the clock stands behind");
+            self.schedules.stood_behind = true;
         }
     }
 

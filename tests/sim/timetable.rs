@@ -75,7 +75,9 @@ impl Timetable {
         let next = match &self.table {
             Table::Once(at) if *at > after => *at,
             Table::Once(_) => return Next::Never,
-            Table::Every { anchor, interval } if after >= *anchor => anchor + ((after - anchor) / interval + 1) * interval,
+            Table::Every { anchor, interval } if after >= *anchor => {
+                anchor + ((after - anchor) / interval + 1) * interval
+            }
             Table::Every { anchor, .. } => *anchor,
             Table::Cron(times, until) => match times.get(times.partition_point(|at| *at <= after)) {
                 Some(at) => *at,

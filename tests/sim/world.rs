@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Every kind of fault and disturbance; each must be reached.
-pub const FAULTS: [&str; 35] = [
+pub const FAULTS: [&str; 36] = [
     "power cut in a batch",
     "power cut between batches",
     "restart in order",
@@ -59,6 +59,7 @@ pub const FAULTS: [&str; 35] = [
     "down for a day",
     "machine sleeps",
     "wall clock steps ahead a day",
+    "wall clock steps back an hour",
 ];
 
 /// Steps of the quiet end after which a story does not end any more.
@@ -174,7 +175,7 @@ impl<E: Engine> World<E> {
             44 => self.template(),
             45 if self.chance.one_in(3) => self.instantiate(),
             46..=49 => self.schedule(),
-            50 if self.chance.one_in(2) => self.unsteady(),
+            50 => self.unsteady(),
             51 if self.chance.one_in(2) => self.sleep(),
             52..=54 => self.pass_to_the_next(),
             55 if self.chance.one_in(2) => self.stay_down(),
@@ -396,6 +397,9 @@ impl<E: Engine> World<E> {
         let by = if self.chance.one_in(2) { HOUR } else { self.chance.below(7_200_000_000) as i64 };
         if back {
             self.offset -= by;
+            if by == HOUR {
+                self.ledger.coverage.reached("wall clock steps back an hour");
+            }
         } else if self.chance.one_in(3) && self.put_ahead(DAY) {
             self.ledger.coverage.reached("wall clock steps ahead a day");
             self.ledger.schedules.absence = Some("a clock that steps ahead a day");

@@ -57,6 +57,12 @@ impl<'a> Steps<'a> {
         while let Some(nominal) = self.record.course.buffered.first().copied()
             && (self.running == 0 || self.record.spec.overlap == OverlapPolicy::AllowAll)
         {
+            if self.record.course.remaining_runs == Some(0) {
+                // An update took back what was promised to it.
+                let reason = "no runs are left".to_owned();
+                self.outcome(nominal, Outcome::Skipped { reason, cause: Cause::Release });
+                continue;
+            }
             self.start(nominal, Cause::Release);
         }
     }
