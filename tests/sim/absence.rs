@@ -66,7 +66,7 @@ impl Ledger {
         let schedule = &self.schedules.known[id];
         let lateness = schedule.next.map_or(0, |next| now - next.due.0);
         let is_new = schedule.pass.is_none();
-        let mut pass = schedule.pass.clone().unwrap_or_else(|| Pass {
+        let mut pass = schedule.pass.clone().unwrap_or(Pass {
             from: schedule.last,
             was_away: match (schedule.is_catching_up, schedule.is_guess) {
                 (true, _) => Some(true),

@@ -439,7 +439,7 @@ impl Ledger {
         if !self.plans.contains_key(&(workflow.clone(), *version)) {
             return Some(("InvalidWorkflowState", "DRAFT"));
         }
-        let fits = spec.inputs.0.values().all(|value| value.is_boolean());
+        let fits = spec.inputs.0.values().all(serde_json::Value::is_boolean);
         (!fits).then_some(("InvalidInputs", "go"))
     }
 

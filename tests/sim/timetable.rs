@@ -128,11 +128,14 @@ impl Timetable {
     }
 }
 
+/// An expression, its zone, its policies and where its times begin.
 type Wanted = (String, String, u8, i64);
+/// A walk, by its zone and where it begins.
+type Walks = BTreeMap<(String, i64), Arc<Walk>>;
 
 fn walk(expression: &str, zone: &str, gap: Option<GapPolicy>, fold: Option<FoldPolicy>, began: i64) -> Arc<Vec<i64>> {
     static KNOWN: LazyLock<Mutex<BTreeMap<Wanted, Arc<Vec<i64>>>>> = LazyLock::new(Mutex::default);
-    static WALKS: LazyLock<Mutex<BTreeMap<(String, i64), Arc<Walk>>>> = LazyLock::new(Mutex::default);
+    static WALKS: LazyLock<Mutex<Walks>> = LazyLock::new(Mutex::default);
     let policies = 4 * gap.map_or(0, |gap| gap as u8 + 1) + fold.map_or(0, |fold| fold as u8 + 1);
     let wanted = (expression.to_owned(), zone.to_owned(), policies, began);
     if let Some(times) = KNOWN.lock().expect("nobody panics").get(&wanted) {
