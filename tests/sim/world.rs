@@ -176,7 +176,7 @@ impl<E: Engine> World<E> {
             45 if self.chance.one_in(3) => self.instantiate(),
             46..=49 => self.schedule(),
             50 => self.unsteady(),
-            51 if self.chance.one_in(2) => self.sleep(),
+            51 if self.chance.one_in(2) => self.suspend(),
             52..=54 => self.pass_to_the_next(),
             55 if self.chance.one_in(2) => self.stay_down(),
             _ => {}
@@ -409,7 +409,7 @@ impl<E: Engine> World<E> {
     }
 
     /// The machine is suspended while noxd lives: all clocks go on, and programs do not.
-    fn sleep(&mut self) {
+    fn suspend(&mut self) {
         let by = self.chance.pick(&[HOUR / 12, 3 * HOUR, DAY + HOUR]);
         if self.wall() + by < self.until {
             self.ledger.coverage.reached("machine sleeps");
