@@ -250,6 +250,17 @@ fn cancel_other_cancels_what_runs_once_and_never_has_two_at_once() {
 }
 
 #[test]
+fn with_cancel_other_a_time_that_waited_is_not_started_beside_a_later_one() {
+    // S-SCHED-4: the end and the later time come at once. Found by the simulation, seed 116.
+    let mut story = Story::of(ScheduleSpec { overlap: OverlapPolicy::CancelOther, ..every(HOUR) });
+    (1..=2).for_each(|hour| story.after(hour * HOUR));
+    story.now.wall = Timestamp(BEGIN + 3 * HOUR);
+    story.end_one();
+    assert_eq!(story.course(), "fired 1h, buffered 2h, dropped 2h, fired 3h");
+    story.check();
+}
+
+#[test]
 fn what_waits_is_bounded() {
     // S-SCHED-4
     let mut story = Story::of(ScheduleSpec { overlap: OverlapPolicy::BufferAll, ..every(MINUTE) });
@@ -605,6 +616,23 @@ fn runs_end_as_often_as_was_said() {
     assert_eq!(story.course(), "fired 1h, buffered 2h, released 2h");
     let course = &story.record().course;
     assert_eq!((course.remaining_runs, course.next, course.fired), (Some(0), None, 2));
+    story.check();
+}
+
+#[test]
+fn runs_that_an_update_takes_back_are_not_started_by_times_that_wait() {
+    // S-SCHED-1: found by the simulation, seed 1462.
+    let mut story = Story::of(ScheduleSpec { overlap: OverlapPolicy::BufferAll, ..every(HOUR) });
+    (1..=4).for_each(|hour| story.after(hour * HOUR));
+    let spec = Arc::clone(&story.record().spec);
+    story
+        .tell(Command::UpdateSchedule { spec, enabled: None, runs: Runs::Left(Some(1)), etag: None })
+        .expect("changed");
+    story.end_one();
+    story.end_one();
+    assert_eq!(story.course(), "fired 1h, buffered 2h, buffered 3h, buffered 4h, released 2h, dropped 3h, dropped 4h");
+    let course = &story.record().course;
+    assert_eq!((course.remaining_runs, course.fired, course.skipped), (Some(0), 2, 2));
     story.check();
 }
 

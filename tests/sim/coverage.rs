@@ -8,6 +8,8 @@ use noxd::machine::{
     task::TaskStatus,
 };
 
+use crate::schedules::{CATCH_UPS, OVERLAPS};
+
 use TaskStatus::{
     Blocked, Cancelled, Completed, Failed, Pending, Queued, Retrying, Running, Skipped, TimedOut, Waiting,
 };
@@ -36,9 +38,11 @@ pub const TRANSITIONS: [(TaskStatus, TaskStatus); 20] = [
     (Retrying, Cancelled),
 ];
 
-const EVENTS: [&str; 25] = [
+const EVENTS: [&str; 27] = [
     "WorkflowChanged",
     "TemplateChanged",
+    "ScheduleChanged",
+    "ScheduleAdvanced",
     "ExecutionStarted",
     "ExecutionPaused",
     "ExecutionResumed",
@@ -63,6 +67,41 @@ const EVENTS: [&str; 25] = [
     "ConcurrencyLimitSet",
     "a second cancel",
 ];
+
+/// What becomes of the times of schedules.
+const FATES: [&str; 24] = [
+    "a time fires",
+    "a time fires that waited",
+    "a call fires",
+    "a time waits",
+    "a full buffer",
+    "a time is skipped",
+    "a time that waited is skipped",
+    "times are missed",
+    "times are missed in several steps",
+    "the last run",
+    "an absence beyond the window",
+    "the clock stands behind",
+    "times come after a day down",
+    "times come after a clock that steps ahead a day",
+    "times come after a machine that slept",
+    "times come after a full disk",
+    "a time comes after a clock that was put back",
+    "a time is skipped: has not ended",
+    "a time is skipped: waits already",
+    "a time is skipped: a later time has come",
+    "a time is skipped: does not exist",
+    "a time is skipped: DRAFT",
+    "a time is skipped: go",
+    "a time is skipped: no runs are left",
+];
+
+/// S-SCHED-4, S-SCHED-5: each pair of policies over a day, and each fate of a time.
+pub fn of_schedules() -> Vec<String> {
+    let pairs = OVERLAPS.iter().flat_map(|overlap| CATCH_UPS.iter().map(move |catch_up| (overlap, catch_up)));
+    let pairs = pairs.map(|(overlap, catch_up)| format!("{overlap:?} and {catch_up:?} after a day down"));
+    pairs.chain(FATES.iter().map(ToString::to_string)).collect()
+}
 
 /// How often each thing was reached.
 #[derive(Default)]
@@ -100,7 +139,7 @@ impl Coverage {
     }
 
     /// One line each, and what of all that there is was never reached.
-    pub fn report(&self, faults: &[&str]) -> Vec<String> {
+    pub fn report(&self, faults: &[&str], of_schedules: &[String]) -> Vec<String> {
         for (what, count) in &self.0 {
             println!("{count:>10}  {what}");
         }
@@ -110,7 +149,9 @@ impl Coverage {
         let others = limits.map(|limit| format!("held up by {limit}"));
         let others =
             others.into_iter().chain(["an execution that knows earlier ones", "a task is given up"].map(str::to_owned));
-        let all = transitions.chain(ends).chain(others).chain(EVENTS.iter().chain(faults).map(ToString::to_string));
+        let of_schedules = of_schedules.iter().cloned();
+        let all = transitions.chain(ends).chain(others).chain(of_schedules);
+        let all = all.chain(EVENTS.iter().chain(faults).map(ToString::to_string));
         all.filter(|what| !self.0.contains_key(what)).collect()
     }
 }
@@ -120,7 +161,6 @@ fn name_of(event: &Event) -> &'static str {
     match event {
         Event::WorkflowChanged { .. } => "WorkflowChanged",
         Event::TemplateChanged { .. } => "TemplateChanged",
-        // Not here yet: src/machine/schedule_tests.rs has its own stories by seeds.
         Event::ScheduleChanged { .. } => "ScheduleChanged",
         Event::ScheduleAdvanced { .. } => "ScheduleAdvanced",
         Event::ExecutionStarted { .. } => "ExecutionStarted",

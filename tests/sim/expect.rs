@@ -64,9 +64,10 @@ impl Ledger {
             | Command::DeleteSchedule { .. }
             | Command::PauseSchedule { .. }
             | Command::ResumeSchedule { .. }
-            | Command::TriggerSchedule { .. }
-            | Command::BackfillSchedule { .. }
-            | Command::CancelBackfill { .. } => self.fail("nobody here has schedules"),
+            | Command::TriggerSchedule { .. } => self.expected_of_schedule(command),
+            Command::BackfillSchedule { .. } | Command::CancelBackfill { .. } => {
+                self.fail("nobody here makes up times")
+            }
             Command::RerunExecution { source, tasks, .. } => self.expected_of_rerun(*source, tasks),
             Command::Control { operation, workflow, execution } => {
                 let Some(run) = self.runs.get(execution).filter(|run| run.workflow == *workflow) else {

@@ -26,6 +26,7 @@ use serde_json::Value;
 
 use crate::{
     coverage::Coverage,
+    firings::Schedules,
     plan::{Fact, Plan},
 };
 
@@ -36,6 +37,7 @@ pub struct Ledger {
     pub workflows: BTreeMap<WorkflowId, (u64, bool)>,
     /// The same of each template.
     pub templates: BTreeMap<TemplateId, (u64, bool)>,
+    pub schedules: Schedules,
     pub runs: BTreeMap<ExecutionId, Run>,
     pub log: Vec<Arc<Recorded>>,
     pub limit: u32,
@@ -80,6 +82,8 @@ pub struct Run {
     pub go: bool,
     pub percent: f64,
     pub was_paused: bool,
+    /// It has ended, and was looked at since.
+    pub is_looked_at: bool,
     /// Its events, followed by the machine's own code.
     pub replayed: Execution,
 }
@@ -208,6 +212,7 @@ impl Ledger {
             plans: BTreeMap::new(),
             workflows: BTreeMap::new(),
             templates: BTreeMap::new(),
+            schedules: Schedules::default(),
             runs: BTreeMap::new(),
             log: Vec::new(),
             limit,
@@ -275,6 +280,7 @@ impl Ledger {
                 "an approval was answered, and its task did not end so",
             );
         }
+        self.follow_announced(recorded);
         match (&recorded.event, recorded.execution) {
             (Event::WorkflowChanged { change, version, record }, None) => {
                 let id = recorded.workflow.clone().expect("a change of a workflow has one");
@@ -299,6 +305,12 @@ impl Ledger {
             (Event::TemplateChanged { template, change, version, record }, None) => {
                 self.follow_template(template, *change, *version, record.as_ref());
             }
+            (Event::ScheduleChanged { schedule, change, version, record }, None) => {
+                self.follow_schedule(recorded, schedule, change, *version, record.as_ref());
+            }
+            (Event::ScheduleAdvanced { schedule, nominal, outcome, .. }, None) => {
+                self.follow_advance(recorded, schedule, *nominal, outcome);
+            }
             (Event::ConcurrencyLimitSet { agent: None, limit }, None) => self.limit = limit.expect("noxd has a limit"),
             (Event::ConcurrencyLimitSet { agent: Some(agent), limit }, None) => {
                 match limit {
@@ -319,7 +331,9 @@ impl Ledger {
         if let Some(id) = recorded.execution {
             self.queue_what_may(id, recorded);
         }
-        self.note_room(recorded.elapsed.0);
+        if changes_room(&recorded.event) {
+            self.note_room(recorded.elapsed.0);
+        }
     }
 
     fn note_room(&mut self, now: u64) {
@@ -466,6 +480,7 @@ impl Ledger {
             go: given["go"] == Value::Bool(true),
             percent: 0.0,
             was_paused: false,
+            is_looked_at: false,
             replayed: replayed.expect("it begins"),
             plan,
         };
@@ -740,7 +755,8 @@ impl Ledger {
     pub fn limits(&self, id: ExecutionId, task: usize) -> Vec<(Limit, usize, usize)> {
         let run = &self.runs[&id];
         let spec = run.spec(task);
-        let everywhere = || self.runs.values().flat_map(|run| run.live().map(move |task| run.spec(task)));
+        let alive = || self.runs.values().filter(|run| !run.status.is_terminal());
+        let everywhere = || alive().flat_map(|run| run.live().map(move |task| run.spec(task)));
         let here = || run.live().map(|task| run.spec(task));
         let is_agent = |other: &&TaskSpec| other.agent_id == spec.agent_id;
         let is_group = |other: &&TaskSpec| other.parallel_group == spec.parallel_group;
@@ -895,6 +911,18 @@ impl Ledger {
             _ => self.check(end == expected, format_args!("an attempt of task {task} ended {end:?}, not {expected:?}")),
         }
     }
+}
+
+/// Whether more or fewer attempts live after it, or may.
+fn changes_room(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ExecutionStarted { .. }
+            | Event::ExecutionEnded { .. }
+            | Event::TaskStarted { .. }
+            | Event::TaskEnded { .. }
+            | Event::ConcurrencyLimitSet { .. }
+    )
 }
 
 /// All default and ALL_COMPLETED tasks after a failure that are still PENDING, through their like.

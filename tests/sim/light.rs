@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use noxd::machine::{
     execution::{Execution, ExecutionStatus, Moves},
     expected::Durations,
-    ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick, WorkflowId},
+    ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TaskIndex, Tick, WorkflowId},
     judgement::TaskResult,
     message::{Command, Content, Effect, Event, Recorded, Rejection, Reply, Trigger, WorkflowRecord},
+    schedule::ScheduleRecord,
     state::{Mark, State},
     step::{Machine, Step},
     workflow::Definition,
@@ -27,6 +28,8 @@ pub trait Engine {
     /// Everything that is durable.
     fn history(&self) -> Vec<Arc<Recorded>>;
     fn machine(&self) -> &Machine;
+    /// What is stored of a schedule.
+    fn schedule(&self, id: &ScheduleId) -> Option<ScheduleRecord>;
     /// Whether admission can be held from outside while it runs.
     fn can_be_held(&self) -> bool;
 }
@@ -36,7 +39,12 @@ pub struct Told {
     pub answers: Vec<Result<Reply, Rejection>>,
     pub events: Vec<Arc<Recorded>>,
     pub effects: Vec<Effect>,
+    /// More schedules are due than one batch looks at.
+    pub is_unfinished: bool,
 }
+
+/// Steps of schedules in one batch: far fewer than the engine takes, so that an absence goes on in later batches.
+pub const SCHEDULES_AT_ONCE: usize = 24;
 
 /// What becomes of the next batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,13 +62,22 @@ pub struct Light {
     log: Vec<Arc<Recorded>>,
     marks: BTreeMap<ExecutionId, Mark>,
     durations: BTreeMap<(WorkflowId, u64), Durations>,
+    schedules: BTreeMap<ScheduleId, ScheduleRecord>,
     fate: Fate,
 }
 
 impl Light {
     pub fn new(limit: u32) -> Self {
         let machine = Machine::new(State::new(limit));
-        Self { machine, limit, log: Vec::new(), marks: BTreeMap::new(), durations: BTreeMap::new(), fate: Fate::Kept }
+        Self {
+            machine,
+            limit,
+            log: Vec::new(),
+            marks: BTreeMap::new(),
+            durations: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            fate: Fate::Kept,
+        }
     }
 
     fn load(&mut self, command: &Command, loaded: &mut Vec<ExecutionId>) {
@@ -76,6 +93,9 @@ impl Light {
             if let Some(record) = found.map(|record| record.as_ref().clone()) {
                 self.machine.state_mut().load_template(record);
             }
+        }
+        for id in needs.schedules {
+            self.load_schedule(&id);
         }
         for id in needs.executions {
             let Some(execution) = self.execution(id) else { continue };
@@ -103,6 +123,32 @@ impl Light {
             && let Some(record) = self.record(id, None)
         {
             self.machine.state_mut().load_workflow(id.clone(), record);
+        }
+    }
+
+    fn load_schedule(&mut self, id: &ScheduleId) {
+        let Some(record) = self.schedules.get(id).cloned() else { return };
+        self.machine.state_mut().load_schedule(record);
+        let workflow = self.machine.state().schedule(id).map(|record| record.spec.workflow.clone());
+        self.load_workflow(&workflow.expect("it is here"));
+        if let Some((id, version)) = self.machine.state().needs_durations_of(id) {
+            let durations = self.durations.get(&(id.clone(), version)).cloned().unwrap_or_default();
+            self.machine.state_mut().load_durations(id, version, durations);
+        }
+    }
+
+    /// As `Writer::fire` does.
+    fn fire(&mut self, tick: Tick, step: &mut Step, loaded: &mut Vec<ExecutionId>) {
+        for _ in 0..SCHEDULES_AT_ONCE {
+            let Some(id) = self.machine.state().first_firing(tick).cloned() else { return };
+            self.load_schedule(&id);
+            for running in self.machine.state().needs_of_firing(&id) {
+                let execution = self.execution(running).expect("it is alive");
+                self.machine.state_mut().load_execution(execution);
+                loaded.push(running);
+            }
+            self.machine.fire(&id, tick, step);
+            self.settle(tick, step);
         }
     }
 
@@ -181,6 +227,11 @@ impl Light {
         self.log.extend(events.iter().cloned());
         let mut touched = loaded;
         for recorded in events {
+            if let Event::ScheduleChanged { schedule, .. } | Event::ScheduleAdvanced { schedule, .. } = &recorded.event
+                && let Some(record) = self.machine.state().schedule(schedule)
+            {
+                self.schedules.insert(schedule.clone(), record.as_ref().clone());
+            }
             let Some(id) = recorded.execution else { continue };
             if matches!(recorded.event, Event::ExecutionStarted { .. }) {
                 self.marks.insert(id, Mark::Hot);
@@ -207,6 +258,7 @@ impl Engine for Light {
         let mut loaded = Vec::new();
         let mut answers = Vec::new();
         self.machine.state_mut().hold_admission(held);
+        self.fire(tick, &mut step, &mut loaded);
         for (command, actor) in wants {
             self.load(&command, &mut loaded);
             answers.push(self.machine.apply(command, &actor, tick, &mut step));
@@ -219,12 +271,14 @@ impl Engine for Light {
         }
         self.machine.apply_due(tick, 1_024, &mut step);
         self.settle(tick, &mut step);
+        self.fire(tick, &mut step, &mut loaded);
+        let is_unfinished = self.machine.state().first_firing(tick).is_some();
         let fate = std::mem::replace(&mut self.fate, Fate::Kept);
         if fate == Fate::Lost {
             return None;
         }
         self.commit(&step.events, loaded);
-        (fate == Fate::Kept).then_some(Told { answers, events: step.events, effects: step.effects })
+        (fate == Fate::Kept).then_some(Told { answers, events: step.events, effects: step.effects, is_unfinished })
     }
 
     fn let_power_fail(&mut self, chance: &mut Chance) {
@@ -262,6 +316,9 @@ impl Engine for Light {
             state.load_execution(execution);
             state.drop_idle([id]);
         }
+        for (id, record) in &self.schedules {
+            state.note_schedule(id, record.deleted, &record.course);
+        }
         self.machine = Machine::new(state);
         interrupted
     }
@@ -272,6 +329,10 @@ impl Engine for Light {
 
     fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    fn schedule(&self, id: &ScheduleId) -> Option<ScheduleRecord> {
+        self.schedules.get(id).cloned()
     }
 
     fn can_be_held(&self) -> bool {

@@ -7,20 +7,31 @@
 //!
 //! `NOXD_SEEDS=N` sets how many stories are told, `NOXD_SEED=S` tells one of them alone.
 
+mod absence;
 mod chance;
 #[cfg(feature = "daemon")]
 mod conformance;
 mod coverage;
 mod expect;
+mod firings;
 mod ledger;
 mod light;
 mod model;
+#[path = "../calendar/oracle.rs"]
+#[expect(dead_code, reason = "the comparison of calendars asks for more")]
+mod oracle;
 mod plan;
+mod punctual;
 #[cfg(feature = "daemon")]
 mod real;
+mod schedules;
 mod settled;
 mod templates;
+mod timetable;
 mod world;
+#[path = "../calendar/zones.rs"]
+#[expect(dead_code, reason = "the same")]
+mod zones;
 
 use chance::Chance;
 use coverage::Coverage;
@@ -65,7 +76,7 @@ fn tell(test: &'static str, seeds: u64, story: impl Fn(u64) -> Coverage) {
         coverage.take_in(&story(seed));
     }
     println!("{test}: {count} seeds from {first} on");
-    let missing = coverage.report(&FAULTS);
+    let missing = coverage.report(&FAULTS, &coverage::of_schedules());
     if count >= ENOUGH {
         assert!(missing.is_empty(), "void: {count} seeds never reached {missing:?}");
     } else {

@@ -11,9 +11,10 @@ use noxd::{
         recovery,
     },
     machine::{
-        ids::{Actor, AttemptKey, ExecutionId, TaskIndex, Tick, WorkflowId},
+        ids::{Actor, AttemptKey, ExecutionId, ScheduleId, TaskIndex, Tick, WorkflowId},
         judgement::TaskResult,
         message::{Command, Recorded, Trigger},
+        schedule::ScheduleRecord,
         state::State,
         step::{Machine, Step},
     },
@@ -22,7 +23,7 @@ use noxd::{
 
 use crate::{
     chance::Chance,
-    light::{Engine, Told},
+    light::{Engine, SCHEDULES_AT_ONCE, Told},
 };
 
 pub struct Real {
@@ -64,6 +65,9 @@ impl Real {
                 self.machine.state_mut().load_template(record);
             }
         }
+        for id in needs.schedules {
+            self.load_schedule(&id);
+        }
         for id in needs.executions {
             let Some(summary) = read(self.reads.summary(id)) else { continue };
             if summary.status.is_terminal() {
@@ -89,6 +93,31 @@ impl Real {
             && let Some(record) = read(self.reads.workflow(id))
         {
             self.machine.state_mut().load_workflow(id.clone(), Arc::new(record));
+        }
+    }
+
+    fn load_schedule(&mut self, id: &ScheduleId) {
+        if self.machine.state().schedule(id).is_none() {
+            let Some(record) = read(self.reads.schedule(id)) else { return };
+            self.machine.state_mut().load_schedule(record);
+        }
+        let workflow = self.machine.state().schedule(id).map(|record| record.spec.workflow.clone());
+        self.load_workflow(&workflow.expect("it is here"));
+        if let Some((id, version)) = self.machine.state().needs_durations_of(id) {
+            let durations = read(self.reads.durations(&id, version));
+            self.machine.state_mut().load_durations(id, version, durations);
+        }
+    }
+
+    fn fire(&mut self, tick: Tick, step: &mut Step, loaded: &mut Vec<ExecutionId>) {
+        for _ in 0..SCHEDULES_AT_ONCE {
+            let Some(id) = self.machine.state().first_firing(tick).cloned() else { return };
+            self.load_schedule(&id);
+            for running in self.machine.state().needs_of_firing(&id) {
+                self.load_alive(running, loaded);
+            }
+            self.machine.fire(&id, tick, step);
+            self.settle(tick, step);
         }
     }
 
@@ -170,6 +199,7 @@ impl Engine for Real {
         let mut loaded = Vec::new();
         let mut answers = Vec::new();
         self.machine.state_mut().hold_admission(held);
+        self.fire(tick, &mut step, &mut loaded);
         for (command, actor) in wants {
             self.load(&command, &mut loaded);
             answers.push(self.machine.apply(command, &actor, tick, &mut step));
@@ -180,6 +210,8 @@ impl Engine for Real {
         }
         self.machine.apply_due(tick, 1_024, &mut step);
         self.settle(tick, &mut step);
+        self.fire(tick, &mut step, &mut loaded);
+        let is_unfinished = self.machine.state().first_firing(tick).is_some();
         if std::mem::take(&mut self.is_doomed) {
             // In one of the calls of the commit, or after it and before anybody hears.
             self.disk.fail_power_after(tick.seed % 4);
@@ -191,7 +223,7 @@ impl Engine for Real {
             let store = self.store.as_ref().expect("it is open");
             store.merge_by_hand().unwrap_or_else(|error| panic!("the merge failed: {error}"));
         }
-        Some(Told { answers, events: step.events, effects: step.effects })
+        Some(Told { answers, events: step.events, effects: step.effects, is_unfinished })
     }
 
     fn let_power_fail(&mut self, _: &mut Chance) {
@@ -224,6 +256,10 @@ impl Engine for Real {
 
     fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    fn schedule(&self, id: &ScheduleId) -> Option<ScheduleRecord> {
+        read(self.reads.schedule(id))
     }
 
     fn can_be_held(&self) -> bool {

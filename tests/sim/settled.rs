@@ -26,7 +26,8 @@ impl Ledger {
         let next = state.next_deadline().map(|at| at.0);
         self.require(next == first, format_args!("S-STATE-6: the next deadline is {next:?}, not {first:?}"));
         self.require(first.is_none_or(|at| at > tick.elapsed.0), "a deadline has come, and nothing was done");
-        let ids: Vec<ExecutionId> = self.runs.keys().copied().collect();
+        let ids = self.runs.iter().filter(|(_, run)| !run.is_looked_at).map(|(id, _)| *id);
+        let ids: Vec<ExecutionId> = ids.collect();
         for id in ids {
             let run = &self.runs[&id];
             if !run.status.is_terminal() {
@@ -36,6 +37,8 @@ impl Ledger {
             }
             self.as_held(machine, id);
             self.goes_forward(id);
+            let run = self.runs.get_mut(&id).expect("it is there");
+            run.is_looked_at = run.status.is_terminal();
         }
     }
 

@@ -19,10 +19,11 @@ use crate::{
     ledger::Ledger,
     light::Engine,
     plan::{AGENTS, APPROVER, Features, Plan, SECOND, random_output},
+    timetable::{DAY, EPOCHS, HOUR, SPAN},
 };
 
 /// Every kind of fault and disturbance; each must be reached.
-pub const FAULTS: [&str; 25] = [
+pub const FAULTS: [&str; 36] = [
     "power cut in a batch",
     "power cut between batches",
     "restart in order",
@@ -48,6 +49,17 @@ pub const FAULTS: [&str; 25] = [
     "new version",
     "template",
     "instance of a template",
+    "schedule is stored",
+    "schedule is changed",
+    "schedule is deleted",
+    "schedule is paused",
+    "schedule is resumed",
+    "schedule is started by hand",
+    "draft",
+    "down for a day",
+    "machine sleeps",
+    "wall clock steps ahead a day",
+    "wall clock steps back an hour",
 ];
 
 /// Steps of the quiet end after which a story does not end any more.
@@ -75,6 +87,8 @@ pub struct World<E> {
     now: u64,
     /// The wall clock less noxd's own.
     offset: i64,
+    /// So far it may be put ahead.
+    until: i64,
     programs: BTreeMap<AttemptKey, Program>,
     past: Vec<AttemptKey>,
     born: u128,
@@ -85,13 +99,17 @@ pub struct World<E> {
 }
 
 impl<E: Engine> World<E> {
-    pub fn new(engine: E, limit: u32, chance: Chance) -> Self {
+    pub fn new(engine: E, limit: u32, mut chance: Chance) -> Self {
+        let epoch = chance.pick(&EPOCHS);
+        // Often the night before the clocks of some zone are changed.
+        let begin = epoch + chance.pick(&[8, 9, 14, 15]) * DAY + chance.below(24) as i64 * HOUR;
         Self {
             engine,
             ledger: Ledger::new(limit),
             chance,
             now: 0,
-            offset: 1_700_000_000_000_000,
+            offset: begin,
+            until: epoch + SPAN - 4 * DAY,
             programs: BTreeMap::new(),
             past: Vec::new(),
             born: 0,
@@ -122,8 +140,20 @@ impl<E: Engine> World<E> {
         Tick { wall: Timestamp(self.offset + self.now as i64), elapsed: Elapsed(self.now), seed: self.chance.draw() }
     }
 
+    /// What the clock of the machine shows.
+    pub fn wall(&self) -> i64 {
+        self.offset + self.now as i64
+    }
+
+    /// Puts the clock ahead, if the story may last so long.
+    fn put_ahead(&mut self, by: i64) -> bool {
+        let may = self.wall() + by < self.until;
+        self.offset += if may { by } else { 0 };
+        may
+    }
+
     fn step(&mut self) {
-        match self.chance.below(46) {
+        match self.chance.below(56) {
             0..=16 => self.pass_to_the_next(),
             17 => self.now += self.chance.below(3_000_000) as u64,
             18 | 19 => self.start(),
@@ -139,11 +169,16 @@ impl<E: Engine> World<E> {
             38 if self.chance.one_in(3) => self.restart_in_order(),
             39 if self.chance.one_in(2) => self.new_version(),
             40 if self.chance.one_in(8) => self.delete(),
-            41 if self.engine.can_be_held() => self.is_full ^= true,
+            41 if self.engine.can_be_held() => self.fill_the_disk(),
             42 => self.many_at_once(),
             43 if self.chance.one_in(4) => self.go_down_over_and_over(),
             44 => self.template(),
             45 if self.chance.one_in(3) => self.instantiate(),
+            46..=49 => self.schedule(),
+            50 => self.unsteady(),
+            51 if self.chance.one_in(2) => self.suspend(),
+            52..=54 => self.pass_to_the_next(),
+            55 if self.chance.one_in(2) => self.stay_down(),
             _ => {}
         }
         self.report();
@@ -155,9 +190,19 @@ impl<E: Engine> World<E> {
         for program in self.programs.values_mut() {
             program.ends.get_or_insert(self.now + SECOND);
         }
+        if self.wall() < self.ledger.schedules.clock {
+            // Somebody puts it right.
+            self.offset += self.ledger.schedules.clock - self.wall();
+        }
+        // All that is due has its fate by then: `punctual` sees to that.
+        self.tell(Vec::new());
+        while self.ledger.schedules.is_unfinished {
+            self.tell(Vec::new());
+        }
+        self.end_schedules();
         for _ in 0..PATIENCE {
             let open = self.ledger.runs.iter().find(|(_, run)| !run.status.is_terminal());
-            let Some((&id, run)) = open else { return };
+            let Some((&id, run)) = open else { break };
             let paused = run.status == noxd::machine::execution::ExecutionStatus::Paused;
             let workflow = run.workflow.clone();
             let waits = (0..run.tasks.len()).find(|task| run.tasks[*task].status == TaskStatus::Waiting);
@@ -172,20 +217,25 @@ impl<E: Engine> World<E> {
             self.pass_to_the_next();
             self.report();
         }
-        self.ledger.fail("liveness: the faults have stopped, and not everything ends");
+        let is_over = self.ledger.runs.values().all(|run| run.status.is_terminal());
+        self.ledger.check(is_over, "liveness: the faults have stopped, and not everything ends");
+        let waits = self.ledger.schedules.known.values().any(|schedule| !schedule.waiting.is_empty());
+        self.ledger.check(!waits, "S-SCHED-4: everything has ended, and a time waits on");
     }
 
     fn pass_to_the_next(&mut self) {
         let deadline = self.engine.machine().state().next_deadline().map(|at| at.0);
         let of = |program: &Program| [program.ends, program.spawned, program.silent].into_iter().flatten().min();
-        let next = self.programs.values().filter_map(of).chain(deadline).min();
+        let firing = self.engine.machine().state().next_firing().filter(|at| at.0 < self.until);
+        let firing = firing.map(|at| self.now + u64::try_from(at.0 - self.wall()).unwrap_or(0));
+        let next = self.programs.values().filter_map(of).chain(deadline).chain(firing).min();
         self.now = next.unwrap_or(self.now + SECOND).max(self.now);
         if self.chance.one_in(6) {
             self.now += self.chance.below(20_000_000) as u64;
         }
     }
 
-    fn store(&mut self, name: &str) {
+    pub fn store(&mut self, name: &str) {
         let id = WorkflowId::parse(name).expect("a name");
         let plan = Plan::random(&id, Features::All, &mut self.chance);
         let content = Content::Ready(Arc::clone(&plan.definition));
@@ -344,8 +394,45 @@ impl<E: Engine> World<E> {
     fn step_the_clock(&mut self) {
         let back = self.chance.one_in(2);
         self.ledger.coverage.reached(if back { "wall clock steps back" } else { "wall clock steps forward" });
-        let by = self.chance.below(7_200_000_000) as i64;
-        self.offset += if back { -by } else { by };
+        let by = if self.chance.one_in(2) { HOUR } else { self.chance.below(7_200_000_000) as i64 };
+        if back {
+            self.offset -= by;
+            if by == HOUR {
+                self.ledger.coverage.reached("wall clock steps back an hour");
+            }
+        } else if self.chance.one_in(3) && self.put_ahead(DAY) {
+            self.ledger.coverage.reached("wall clock steps ahead a day");
+            self.ledger.schedules.absence = Some("a clock that steps ahead a day");
+        } else {
+            self.put_ahead(by);
+        }
+    }
+
+    /// The machine is suspended while noxd lives: all clocks go on, and programs do not.
+    fn suspend(&mut self) {
+        let by = self.chance.pick(&[HOUR / 12, 3 * HOUR, DAY + HOUR]);
+        if self.wall() + by < self.until {
+            self.ledger.coverage.reached("machine sleeps");
+            self.ledger.schedules.absence = Some("a machine that slept");
+            self.now += by.unsigned_abs();
+        }
+    }
+
+    /// The power is gone for a day or two.
+    fn stay_down(&mut self) {
+        let by = DAY + self.chance.below(24) as i64 * HOUR;
+        self.restart();
+        if self.put_ahead(by) {
+            self.ledger.coverage.reached("down for a day");
+            self.ledger.schedules.absence = Some("a day down");
+        }
+    }
+
+    fn fill_the_disk(&mut self) {
+        self.is_full ^= true;
+        if !self.is_full {
+            self.ledger.schedules.absence.get_or_insert("a full disk");
+        }
     }
 
     fn many_at_once(&mut self) {
@@ -425,10 +512,13 @@ impl<E: Engine> World<E> {
             self.ledger.follow(recorded);
         }
         self.ledger.restarted();
+        self.ledger.as_before(&|id| self.engine.schedule(id));
         let newest = self.ledger.log.last().map_or((0, 0), |last| (last.elapsed.0, last.time.0));
         // Its own clock stood still meanwhile, and goes on from the newest fact; people's did not.
         let down = self.chance.below(60_000_000) as i64;
-        self.offset += self.now as i64 - newest.0 as i64 + down;
+        let down = if self.chance.one_in(6) { self.chance.pick(&[HOUR / 12, 5 * HOUR]) } else { down };
+        self.offset += self.now as i64 - newest.0 as i64;
+        self.put_ahead(down);
         self.now = newest.0;
         let live = self.ledger.runs.iter().flat_map(|(id, run)| {
             run.live().map(|task| AttemptKey { execution: *id, task: task as u32, attempt: run.tasks[task].attempt })
@@ -492,7 +582,11 @@ impl<E: Engine> World<E> {
         self.batches += 1;
         let tick = self.tick();
         self.ledger.held = held;
+        self.ledger.look_at_the_clock(tick);
+        let may_fire = !held && !self.ledger.draining && self.ledger.schedules.has_come(&self.ledger);
         let expected = match &wants[..] {
+            // What fires in the same batch fires first.
+            [_] if may_fire => None,
             [(command, actor)] => Some(self.ledger.expected(command, actor)),
             _ => None,
         };
@@ -512,6 +606,7 @@ impl<E: Engine> World<E> {
         }
         self.take_orders(&told.effects);
         self.ledger.settled(self.engine.machine(), tick);
+        self.ledger.punctual(self.engine.machine(), told.is_unfinished, &|id| self.engine.schedule(id));
     }
 
     /// What the executor is told must be what follows from the events.
@@ -607,6 +702,13 @@ fn is_same(kept: &Recorded, told: &Recorded) -> bool {
             Event::TemplateChanged { template: other, change: other_change, version: other_version, .. },
         ) => {
             (template, change, version) == (other, other_change, other_version)
+                && (kept.revision, kept.time) == (told.revision, told.time)
+        }
+        (
+            Event::ScheduleChanged { schedule, change, version, .. },
+            Event::ScheduleChanged { schedule: other, change: other_change, version: other_version, .. },
+        ) => {
+            (schedule, change, version) == (other, other_change, other_version)
                 && (kept.revision, kept.time) == (told.revision, told.time)
         }
         _ => kept == told,

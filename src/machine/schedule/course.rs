@@ -24,7 +24,11 @@ const PASSED_AT_ONCE: usize = 256;
 pub fn come(state: &State, id: &ScheduleId, tick: Tick) -> Vec<Decided> {
     let Some(record) = state.schedules.get(id).filter(|record| !record.deleted) else { return Vec::new() };
     let mut steps = Steps::new(state, record, tick);
-    if record.course.enabled {
+    if record.course.enabled && record.spec.overlap == OverlapPolicy::CancelOther {
+        // A time that has come takes the place of one that waited, and so is looked at before.
+        steps.times();
+        steps.release();
+    } else if record.course.enabled {
         steps.release();
         steps.times();
     }
@@ -53,6 +57,12 @@ impl<'a> Steps<'a> {
         while let Some(nominal) = self.record.course.buffered.first().copied()
             && (self.running == 0 || self.record.spec.overlap == OverlapPolicy::AllowAll)
         {
+            if self.record.course.remaining_runs == Some(0) {
+                // An update took back what was promised to it.
+                let reason = "no runs are left".to_owned();
+                self.outcome(nominal, Outcome::Skipped { reason, cause: Cause::Release });
+                continue;
+            }
             self.start(nominal, Cause::Release);
         }
     }
@@ -148,6 +158,9 @@ impl<'a> Steps<'a> {
         for before in self.record.course.buffered.clone() {
             let reason = "a later time has come already".to_owned();
             self.outcome(before, Outcome::Skipped { reason, cause: Cause::Release });
+        }
+        if self.running == 0 {
+            return self.start(nominal, Cause::Time);
         }
         self.outcome(nominal, Outcome::Buffered);
         let others: Vec<ExecutionId> = running(self.state, &self.record.course).collect();
