@@ -7,13 +7,15 @@
 
 #[path = "load/process.rs"]
 mod process;
+#[path = "load/started.rs"]
+mod started;
 
 use std::{
     collections::HashSet,
     fs,
     io::Write as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Child,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -24,6 +26,8 @@ use noxd::{
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
+
+use started::start;
 
 /// Calls that are open at once while schedules are stored: there is no batch of them.
 const AT_ONCE: usize = 128;
@@ -223,28 +227,6 @@ async fn stored(channel: &Channel) -> usize {
             return ids.len();
         }
         request.page_token = page.next_page_token;
-    }
-}
-
-/// Starts noxd, and says how long it took until it answered.
-async fn start(directory: &Path) -> (Child, Channel, Duration) {
-    let socket = directory.join("noxd.sock");
-    let began = Instant::now();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_noxd"));
-    command.args(["serve", "--listen", "none", "--data-dir"]).arg(directory.join("data")).arg("--socket").arg(&socket);
-    let noxd = command.env("NOXD_LOG", "warn").stdout(Stdio::null()).spawn().expect("noxd starts");
-    let channel = answering(&socket).await;
-    (noxd, channel, began.elapsed())
-}
-
-async fn answering(socket: &Path) -> Channel {
-    loop {
-        if let Ok(channel) = connect::socket_channel(socket).await
-            && connect::executions(channel.clone()).list_executions(v1::ListExecutionsRequest::default()).await.is_ok()
-        {
-            return channel;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -3,15 +3,15 @@
 //! `cargo bench --bench waiting` starts them on a real noxd, looks at its memory, kills it with SIGKILL, starts it again
 //! and measures until it answers; `-- --executions 50000` changes how many. See docs/performance.md.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+#[path = "load/started.rs"]
+mod started;
+
+use std::{fs, time::Instant};
 
 use noxd::{cli::connect, proto::v1};
 use tonic::transport::Channel;
+
+use started::start;
 
 /// Executions that are started in one call.
 const AT_ONCE: usize = 1_000;
@@ -75,28 +75,6 @@ async fn create(channel: &Channel) {
     let workflow = v1::Workflow { id: "ask".into(), tasks: vec![task], ..v1::Workflow::default() };
     let request = v1::CreateWorkflowRequest { workflow: Some(workflow), ..Default::default() };
     connect::workflows(channel.clone()).create_workflow(request).await.expect("stored");
-}
-
-/// Starts noxd, and says how long it took until it answered.
-async fn start(directory: &Path) -> (Child, Channel, Duration) {
-    let socket = directory.join("noxd.sock");
-    let began = Instant::now();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_noxd"));
-    command.args(["serve", "--listen", "none", "--data-dir"]).arg(directory.join("data")).arg("--socket").arg(&socket);
-    let noxd = command.env("NOXD_LOG", "warn").stdout(Stdio::null()).spawn().expect("noxd starts");
-    let channel = answering(&socket).await;
-    (noxd, channel, began.elapsed())
-}
-
-async fn answering(socket: &Path) -> Channel {
-    loop {
-        if let Ok(channel) = connect::socket_channel(socket).await
-            && connect::executions(channel.clone()).list_executions(v1::ListExecutionsRequest::default()).await.is_ok()
-        {
-            return channel;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn resident_kib(pid: u32) -> usize {

@@ -2,8 +2,8 @@
 //!
 //! Here is what a schedule is, and how each event changes it. When it fires next says the calendar; `schedule/course.rs`
 //! decides what becomes of the times that have come, `schedule/change.rs` what commands do, `schedule/backfill.rs` which
-//! times of the past somebody may have made up, and `schedule/due.rs` knows when that is. Nominal times are of the wall clock, which the machine never lets go back; each is decided about once,
-//! since only those after `last` are asked for.
+//! times of the past somebody may have made up, and `schedule/due.rs` knows when that is. Nominal times are of the wall
+//! clock, which the machine never lets go back; each is decided about once, since only those after `last` are asked for.
 
 use std::{collections::BTreeMap, sync::Arc};
 
